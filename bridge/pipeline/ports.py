@@ -1,0 +1,139 @@
+"""Ports of the way in: sources that are pulled, listeners that are pushed to, and the intake they push into.
+
+A *source* (Kafka) keeps messages durably and in numbered partitions until the worker has stored them; the worker pulls.
+A *listener* (MLLP, folder) is handed messages by others and answers only once an *intake* holds them durably: the embedded
+queue of the store, or a Kafka topic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from bridge.telemetry.stop import Stop
+
+
+class ContentKind(StrEnum):
+    """What the bytes of a message are."""
+
+    HL7V2 = "hl7v2"
+    FHIR_JSON = "fhir-json"
+
+
+@dataclass(frozen=True, slots=True)
+class RawMessage:
+    """A message as received, before anyone has looked inside.
+
+    Attributes:
+        source: name of the configured source or listener.
+        content: the bytes as received, without transport framing.
+        kind: what the transport or its headers say the bytes are; None = to be detected.
+        key: partitioning key, if the transport has one; may hold an identifier, so never logged.
+        received_us: when the bytes were complete here, µs since the epoch, UTC.
+    """
+
+    source: str
+    content: bytes = field(repr=False)
+    kind: ContentKind | None = None
+    key: bytes | None = field(default=None, repr=False)
+    received_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Says that a message is durable. ``reference`` names the durable copy (queue row, topic-partition-offset)."""
+
+    reference: str
+
+
+class Intake(Protocol):
+    """Takes raw messages into durable keeping: all that a listener knows of the pipeline."""
+
+    async def accept(self, raw: RawMessage) -> Receipt:
+        """Returns once ``raw`` would survive the loss of this process and, as far as configured, of this machine.
+
+        Raises:
+            Unavailable: nothing was promised; the listener must not acknowledge, so that the sender sends again.
+            Busy: back-pressure; as above.
+            Incorrect: the message can never be accepted (it is larger than the intake's limit).
+        """
+        ...
+
+
+class Listener(Protocol):
+    """Receives messages from others and answers for them."""
+
+    name: str
+
+    async def run(self, intake: Intake, stop: Stop) -> None:
+        """Listens until ``stop`` is set, then finishes what was received and returns."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Partition:
+    """One ordered run of a source: ``topic_id`` changes when a topic is deleted and created anew under the same name."""
+
+    source: str
+    topic_id: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A raw message at its place in a partition."""
+
+    partition: Partition
+    offset: int
+    raw: RawMessage
+
+
+class Assignment(Protocol):
+    """The worker's side of a rebalance. Called on the thread that polls."""
+
+    def assigned(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """Answers the offset to read next in each newly assigned partition (the store is the authority)."""
+        ...
+
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        """The partitions go to someone else after this returns; work on them is finished or forgotten here."""
+        ...
+
+    def lost(self, partitions: Sequence[Partition]) -> None:
+        """The partitions already belong to someone else; nothing of them may be committed."""
+        ...
+
+
+class Source(Protocol):
+    """A durable, partitioned log of raw messages that one worker of a group pulls from.
+
+    Not thread-safe: one thread owns a source from ``open`` to ``close``.
+    """
+
+    name: str
+
+    def open(self, assignment: Assignment) -> None:
+        """Joins the group. Raises Unavailable with the real cause (wrong password, missing CA, refused)."""
+        ...
+
+    def poll(self, max_messages: int, timeout_seconds: float) -> Sequence[Fetched]:
+        """Up to ``max_messages`` in partition order; may call the assignment. Empty after the time-out."""
+        ...
+
+    def commit(self, positions: Mapping[Partition, int]) -> None:
+        """Tells lag tools how far the store is; never the authority. Positions of lost partitions are ignored."""
+        ...
+
+    def pause(self, partitions: Sequence[Partition]) -> None:
+        """Stops fetching these partitions while keeping them assigned (back-pressure)."""
+        ...
+
+    def resume(self, partitions: Sequence[Partition]) -> None:
+        """Fetches them again."""
+        ...
+
+    def close(self) -> None:
+        """Leaves the group; idempotent."""
+        ...
