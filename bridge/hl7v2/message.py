@@ -1,0 +1,570 @@
+"""Reads HL7 v2 messages in the ER7 encoding: lazily, tolerantly, and without losing a byte of meaning.
+
+Source: HL7 v2.9 chapter 2 (2.5 message construction, 2.6 delimiters, 2.7 escape sequences); older versions agree save where
+noted. ``parse`` decodes once, cuts the text into segments, and splits a segment into fields only when one is asked for.
+
+Absent, null and valued are three different things here: ``None`` means that the sender says nothing (keep what is known),
+:data:`NULL` (two double quotes on the wire) that the sender says there is nothing (clear it), a ``str`` is a value.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from bridge.errors import Incorrect
+from bridge.hl7v2.charset import decode
+from bridge.hl7v2.structures import structure_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Null(Enum):
+    """The type of :data:`NULL`; falsy, so that ``if value:`` asks for a real value."""
+
+    NULL = '""'
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+    def __repr__(self) -> str:
+        return "NULL"
+
+
+NULL: Final = Null.NULL
+_QUOTES: Final = '""'
+
+
+class State(Enum):
+    """What a field says."""
+
+    ABSENT = "absent"
+    NULL = "null"
+    VALUE = "value"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on one message, so that a hostile one costs little.
+
+    Attributes:
+        message_bytes: of the whole message.
+        segment_chars: of one segment (embedded documents in OBX-5 are the largest that are real).
+        segments: in one message.
+        fields: in one segment.
+    """
+
+    message_bytes: int = 32 * 1024 * 1024
+    segment_chars: int = 16 * 1024 * 1024
+    segments: int = 20_000
+    fields: int = 1_000
+
+
+DEFAULT_LIMITS: Final = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Delimiters:
+    """What MSH-1 and MSH-2 declare, one character each; ``truncation`` is empty before 2.7 (not declared).
+
+    ``charset`` is the encoding of the message (IANA name), which hexadecimal escapes are read in.
+    """
+
+    field: str = "|"
+    component: str = "^"
+    repetition: str = "~"
+    escape: str = "\\"
+    subcomponent: str = "&"
+    truncation: str = ""
+    charset: str = "UTF-8"
+
+    @property
+    def encoding_characters(self) -> str:
+        """MSH-2 as it is written."""
+        return self.component + self.repetition + self.escape + self.subcomponent + self.truncation
+
+
+DEFAULT_DELIMITERS: Final = Delimiters()
+
+
+class MessageType(NamedTuple):
+    """MSH-9: message code, trigger event, message structure (derived where MSH-9.3 is missing); '' where not told."""
+
+    code: str
+    event: str
+    structure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """MSH, unescaped; '' where absent. Applications and facilities are HD.1, or HD.2 where HD.1 is empty."""
+
+    sending_application: str
+    sending_facility: str
+    receiving_application: str
+    receiving_facility: str
+    time: str
+    control_id: str
+    processing_id: str
+    version: str
+    sequence_number: str
+    accept_ack: str
+    application_ack: str
+    charsets: tuple[str, ...]
+
+
+class Element(NamedTuple):
+    """A valued primitive position (all counted from 1) with its text as written, or NULL."""
+
+    field: int
+    repetition: int
+    component: int
+    subcomponent: int
+    text: str | Null
+
+
+def split_repetitions(text: str, delimiters: Delimiters) -> list[str]:
+    """The repetitions of a raw field; one empty string for an empty field."""
+    return text.split(delimiters.repetition)
+
+
+def split_components(text: str, delimiters: Delimiters) -> list[str]:
+    """The components of one raw repetition."""
+    return text.split(delimiters.component)
+
+
+def split_subcomponents(text: str, delimiters: Delimiters) -> list[str]:
+    """The subcomponents of one raw component."""
+    return text.split(delimiters.subcomponent)
+
+
+def unescape(text: str, delimiters: Delimiters) -> str:
+    r"""Replaces escape sequences (chapter 2.7) by what they stand for.
+
+    ``\F\ \S\ \T\ \R\ \E\`` and ``\P\`` (where a truncation character is declared) become the delimiters, ``\Xhh…\`` the
+    bytes in the message's encoding (ISO-8859-1 where they are none of its), ``\H\`` and ``\N\`` (highlighting) nothing,
+    ``\.br\`` and ``\.spN\`` line feeds, ``\.skN\`` spaces, the other formatting commands nothing. Whatever else stands
+    between escape characters is kept as it is.
+    """
+    if delimiters.escape not in text:
+        return text
+    pattern, replacements = _escapes(delimiters)
+
+    def replace(match: re.Match[str]) -> str:
+        body = match[1]
+        plain = replacements.get(body)
+        if plain is not None:
+            return plain
+        if body[0] == "X":
+            return _hexadecimal(body[1:], delimiters.charset)
+        command, count = body[1:3], body[3:].strip()
+        if command in ("br", "sp"):
+            return "\n" * min(int(count or 1), 100)
+        return " " * min(int(count or 1), 100) if command == "sk" else ""
+
+    return pattern.sub(replace, text)
+
+
+@lru_cache(maxsize=64)
+def _escapes(delimiters: Delimiters) -> tuple[re.Pattern[str], dict[str, str]]:
+    replacements = {
+        "F": delimiters.field,
+        "S": delimiters.component,
+        "T": delimiters.subcomponent,
+        "R": delimiters.repetition,
+        "E": delimiters.escape,
+        "H": "",
+        "N": "",
+    }
+    if delimiters.truncation:
+        replacements["P"] = delimiters.truncation
+    letters = "".join(replacements)
+    mark = re.escape(delimiters.escape)
+    body = rf"[{letters}]|X(?:[0-9A-Fa-f]{{2}})+|\.(?:br|sp|sk|fi|nf|in|ti|ce)[ ]?[+-]?[0-9]{{0,3}}"
+    return re.compile(f"{mark}({body}){mark}"), replacements
+
+
+def _hexadecimal(digits: str, charset: str) -> str:
+    octets = bytes.fromhex(digits)
+    try:
+        return octets.decode(charset)
+    except UnicodeDecodeError:
+        return octets.decode("latin-1")
+
+
+class Segment:
+    """One segment. Treat as immutable; fields are split at the first question."""
+
+    __slots__ = ("_fields", "delimiters", "name", "position", "text")
+
+    def __init__(self, text: str, position: int, delimiters: Delimiters) -> None:
+        self.text = text
+        self.name = text[:3]
+        self.position = position
+        self.delimiters = delimiters
+        self._fields: list[str] | None = None
+
+    @property
+    def fields(self) -> list[str]:
+        """Raw fields by HL7's number: ``fields[0]`` is the name, ``fields[1]`` field 1 (MSH-1 is the separator)."""
+        fields = self._fields
+        if fields is None:
+            separator = self.delimiters.field
+            fields = self.text.split(separator)
+            if self.name in _HEADERS:
+                fields.insert(1, separator)
+            self._fields = fields
+        return fields
+
+    @property
+    def field_count(self) -> int:
+        """The number of the last field written, valued or not."""
+        return len(self.fields) - 1
+
+    def field(self, number: int) -> str:
+        """Raw text of the whole field, all repetitions; '' if absent."""
+        fields = self._fields or self.fields
+        return fields[number] if 0 < number < len(fields) else ""
+
+    def repetitions(self, number: int) -> tuple[str, ...]:
+        """Raw text of each repetition; empty where the field is absent."""
+        text = self.field(number)
+        if not text:
+            return ()
+        if self.delimiters.repetition not in text or (number == 2 and self.name in _HEADERS):
+            return (text,)
+        return tuple(text.split(self.delimiters.repetition))
+
+    def get(self, number: int, component: int = 1, subcomponent: int = 1, repetition: int = 1) -> str | Null | None:
+        """The unescaped value at a position, counted from 1; None = absent, NULL = cleared by the sender.
+
+        A null repetition is null in each of its components, a null component in each of its subcomponents. A position
+        below what the sender split answers the undivided text at 1 and is absent beyond.
+        """
+        text = self.field(number)
+        if not text:
+            return None
+        delimiters = self.delimiters
+        if number <= 2 and self.name in _HEADERS:
+            return text if component == subcomponent == repetition == 1 else None
+        if delimiters.repetition in text:
+            text = _nth(text, delimiters.repetition, repetition)
+        elif repetition != 1:
+            return None
+        return primitive(text, delimiters, component, subcomponent)
+
+    def state(self, number: int) -> State:
+        """Whether anything in the field is valued; NULL where all that is valued is null."""
+        text = self.field(number)
+        if not text:
+            return State.ABSENT
+        if text == _QUOTES:
+            return State.NULL
+        state = State.ABSENT
+        for element in _elements_of_field(number, text, self.delimiters):
+            if element.text is not NULL:
+                return State.VALUE
+            state = State.NULL
+        return state
+
+    def __repr__(self) -> str:
+        return f"Segment({_shown(self.name)} at {self.position})"
+
+
+def primitive(text: str, delimiters: Delimiters, component: int = 1, subcomponent: int = 1) -> str | Null | None:
+    """The unescaped value at a position of one raw repetition; the rules of :meth:`Segment.get`."""
+    if delimiters.component in text:
+        text = _nth(text, delimiters.component, component)
+    elif component != 1 and text != _QUOTES:
+        return None
+    if delimiters.subcomponent in text:
+        text = _nth(text, delimiters.subcomponent, subcomponent)
+    elif subcomponent != 1 and text != _QUOTES:
+        return None
+    if text == _QUOTES:
+        return NULL
+    return unescape(text, delimiters) or None
+
+
+def _nth(text: str, delimiter: str, index: int) -> str:
+    """The ``index``-th part, counted from 1; '' where there is none."""
+    parts = text.split(delimiter, index)
+    return parts[index - 1] if 0 < index <= len(parts) else ""
+
+
+def valued_elements(segment: Segment) -> Iterator[Element]:
+    """Every valued primitive position of a segment, in order of writing; MSH-1 and MSH-2 count as one each."""
+    delimiters = segment.delimiters
+    component, repetition, subcomponent = delimiters.component, delimiters.repetition, delimiters.subcomponent
+    header = segment.name in _HEADERS
+    for number, text in enumerate(segment.fields):
+        if not text or number == 0:
+            continue
+        if (
+            component not in text and repetition not in text and subcomponent not in text
+        ) or (header and number <= 2):  # fmt: skip
+            yield Element(number, 1, 1, 1, text if text != _QUOTES else NULL)
+        else:
+            yield from _elements_of_field(number, text, delimiters)
+
+
+def _elements_of_field(number: int, text: str, delimiters: Delimiters) -> Iterator[Element]:
+    component, subcomponent = delimiters.component, delimiters.subcomponent
+    for r, repetition_text in enumerate(text.split(delimiters.repetition), 1):
+        if not repetition_text:
+            continue
+        for c, component_text in enumerate(repetition_text.split(component), 1):
+            if not component_text:
+                continue
+            if subcomponent not in component_text:
+                yield Element(number, r, c, 1, component_text if component_text != _QUOTES else NULL)
+                continue
+            for s, part in enumerate(component_text.split(subcomponent), 1):
+                if part:
+                    yield Element(number, r, c, s, part if part != _QUOTES else NULL)
+
+
+class Message:
+    """One message. Treat as immutable. ``repr`` shows structure, never values.
+
+    Attributes:
+        raw: the bytes given to :func:`parse`.
+        delimiters: as MSH declares them.
+        charset: IANA name of the encoding that the bytes were read in.
+        charset_fallback: True where that is not what MSH-18 or the caller declared.
+        segments: in order; the first is MSH.
+    """
+
+    __slots__ = ("_by_name", "_header", "_type", "charset", "charset_fallback", "delimiters", "raw", "segments")
+
+    def __init__(
+        self,
+        raw: bytes,
+        delimiters: Delimiters,
+        segments: tuple[Segment, ...],
+        *,
+        charset_fallback: bool,
+    ) -> None:
+        self.raw = raw
+        self.delimiters = delimiters
+        self.charset = delimiters.charset
+        self.charset_fallback = charset_fallback
+        self.segments = segments
+        self._by_name: dict[str, tuple[Segment, ...]] | None = None
+        self._type: MessageType | None = None
+        self._header: Header | None = None
+
+    def segment(self, name: str) -> Segment | None:
+        """The first segment of this name."""
+        found = self.all(name)
+        return found[0] if found else None
+
+    def all(self, name: str) -> tuple[Segment, ...]:
+        """Every segment of this name, in order."""
+        index = self._by_name
+        if index is None:
+            lists: dict[str, list[Segment]] = {}
+            for segment in self.segments:
+                lists.setdefault(segment.name, []).append(segment)
+            index = self._by_name = {key: tuple(value) for key, value in lists.items()}
+        return index.get(name, ())
+
+    @property
+    def type(self) -> MessageType:
+        """MSH-9; the event falls back to EVN-1, the structure to table 0354."""
+        known = self._type
+        if known is None:
+            msh = self.segments[0]
+            code, event = _text(msh.get(9)), _text(msh.get(9, 2))
+            if not event and (evn := self.segment("EVN")) is not None:
+                event = _text(evn.get(1))
+            known = self._type = MessageType(code, event, _text(msh.get(9, 3)) or structure_of(code, event))
+        return known
+
+    @property
+    def header(self) -> Header:
+        """MSH, read once."""
+        known = self._header
+        if known is None:
+            msh = self.segments[0]
+            known = self._header = Header(
+                sending_application=_text(msh.get(3)) or _text(msh.get(3, 2)),
+                sending_facility=_text(msh.get(4)) or _text(msh.get(4, 2)),
+                receiving_application=_text(msh.get(5)) or _text(msh.get(5, 2)),
+                receiving_facility=_text(msh.get(6)) or _text(msh.get(6, 2)),
+                time=_text(msh.get(7)),
+                control_id=_text(msh.get(10)),
+                processing_id=_text(msh.get(11)),
+                version=_text(msh.get(12)),
+                sequence_number=_text(msh.get(13)),
+                accept_ack=_text(msh.get(15)),
+                application_ack=_text(msh.get(16)),
+                charsets=msh.repetitions(18),
+            )
+        return known
+
+    def __repr__(self) -> str:
+        names = " ".join(_shown(segment.name) for segment in self.segments)
+        return f"Message({len(self.raw)} bytes, {self.charset}: {names})"
+
+
+def _text(value: str | Null | None) -> str:
+    return value or ""
+
+
+def _shown(name: str) -> str:
+    return name if _SEGMENT_NAME.fullmatch(name) else "???"
+
+
+_HEADERS: Final = frozenset({"MSH", "FHS", "BHS"})
+_SEGMENT_NAME: Final = re.compile(r"[A-Z][A-Z0-9]{2}")
+_FRAMING: Final = b"\x0b\x1c\r\n"
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+def parse(raw: bytes, *, charset: str | None = None, limits: Limits = DEFAULT_LIMITS) -> Message:
+    """Reads one message.
+
+    Tolerated: CR, LF and CRLF as segment ends, blank lines, MLLP framing bytes and a byte order mark around the message,
+    missing encoding characters (the usual ones are taken), a doubled escape character in MSH-2 (a common export fault),
+    blanks before a segment name, and line breaks inside a field (a line that cannot begin a segment continues the one
+    before it, joined by a line feed).
+
+    Args:
+        raw: the message without transport framing (framing bytes around it are ignored).
+        charset: the encoding that the site is known to use, by any name of table 0211; overrules MSH-18.
+        limits: bounds.
+
+    Raises:
+        Incorrect: ``message-too-large``, ``not-hl7``, ``hl7-batch`` (split it first: ``bridge.hl7v2.batch``),
+            ``msh-truncated`` (MSH ends before MSH-9), ``delimiters-invalid``, ``charset-invalid``,
+            ``segment-too-long``, ``too-many-segments``, ``too-many-fields``, ``several-messages``.
+        Unsupported: ``charset-unsupported``.
+    """
+    if len(raw) > limits.message_bytes:
+        raise Incorrect(
+            "message-too-large",
+            f"the message has {len(raw)} bytes, the limit is {limits.message_bytes}",
+            remedy="Raise the limit if such messages are real.",
+        )
+    body = raw.strip(_FRAMING).removeprefix(_BOM).lstrip(_FRAMING + b" \t")
+    delimiters, declared = read_msh(body)
+    text, encoding, fallback = decode(body, charset if charset is not None else declared)
+    if encoding != "UTF-8":
+        delimiters = _delimiters(
+            delimiters.field, delimiters.encoding_characters, encoding
+        )  # fmt: skip
+    return Message(raw, delimiters, _segments(text, delimiters, limits), charset_fallback=fallback)
+
+
+def read_msh(body: bytes) -> tuple[Delimiters, str]:
+    """The delimiters and the declared charset ('' if none) of a message whose first bytes are its MSH segment.
+
+    Raises: as :func:`parse`, for what concerns MSH alone.
+    """
+    start = body[:3]
+    if start != b"MSH":
+        if start in (b"FHS", b"BHS"):
+            raise Incorrect(
+                "hl7-batch",
+                "this is a batch or file of messages, not one message",
+                remedy="Split it into its messages.",
+            )
+        raise Incorrect("not-hl7", "the bytes do not begin with an MSH segment", remedy="Send HL7 v2 in ER7 encoding.")
+    line = _LINE_END.split(body, maxsplit=1)[0]
+    if len(line) < 9:
+        raise _truncated()
+    if chr(line[3]) not in _PUNCTUATION:
+        raise Incorrect("delimiters-invalid", "MSH-1 is no printable field separator", remedy=_DELIMITERS_REMEDY)
+    fields = line.split(line[3:4], 18)
+    if len(fields) < 9:
+        raise _truncated()
+    delimiters = _delimiters(chr(line[3]), fields[1].decode("latin-1"), "UTF-8")
+    if len(fields) < 18:
+        return delimiters, ""
+    return delimiters, fields[17].decode("latin-1").split(delimiters.repetition, 1)[0].strip()
+
+
+_PUNCTUATION: Final = frozenset(string.punctuation) - {'"'}  # two of which say null
+_LINE_END: Final = re.compile(rb"[\r\n]")
+_DELIMITERS_REMEDY: Final = r"Send MSH|^~\& or other distinct punctuation."
+
+
+def _truncated() -> Incorrect:
+    return Incorrect(
+        "msh-truncated", "the MSH segment ends before the message type (MSH-9)", remedy="Send the whole header."
+    )
+
+
+@lru_cache(maxsize=64)
+def _delimiters(field: str, characters: str, charset: str) -> Delimiters:
+    if len(characters) > 4 and characters[2] == characters[3]:
+        characters = characters[:3] + characters[4:]
+    characters += "^~\\&"[len(characters) :]
+    used = field + characters
+    if len(used) > 6 or len(set(used)) != len(used) or not _PUNCTUATION.issuperset(used):
+        raise Incorrect(
+            "delimiters-invalid", "MSH-1 and MSH-2 are not four to six distinct delimiters", remedy=_DELIMITERS_REMEDY
+        )
+    component, repetition, escape, subcomponent = tuple(characters[:4])
+    return Delimiters(field, component, repetition, escape, subcomponent, characters[4:], charset)
+
+
+def _segments(text: str, delimiters: Delimiters, limits: Limits) -> tuple[Segment, ...]:
+    if "\n" in text:
+        text = text.replace("\r\n", "\r").replace("\n", "\r")
+    separator = delimiters.field
+    lines: list[str] = []
+    for line in text.split("\r"):
+        if line[3:4] == separator and (name := line[:3]).isalnum() and name.isupper():
+            lines.append(line)
+        elif line and not line.isspace():
+            _odd_line(line, lines, separator)
+    if len(lines) > limits.segments:
+        raise Incorrect(
+            "too-many-segments",
+            f"the message has {len(lines)} segments, the limit is {limits.segments}",
+            remedy="Raise the limit if such messages are real.",
+        )
+    segments = tuple([Segment(line, position, delimiters) for position, line in enumerate(lines, 1)])
+    _check(segments, separator, limits)
+    return segments
+
+
+def _odd_line(line: str, lines: list[str], separator: str) -> None:
+    """Takes a line that is no plain segment: an indented or empty one, or the rest of a field with a line break."""
+    stripped = line.strip()
+    if _SEGMENT_NAME.fullmatch(stripped[:3]) and stripped[3:4] in ("", separator):
+        lines.append(line.lstrip() if len(stripped) > 3 else stripped)
+    else:
+        lines[-1] += "\n" + line
+
+
+def _check(segments: tuple[Segment, ...], separator: str, limits: Limits) -> None:
+    longest, fields = limits.segment_chars, limits.fields
+    for segment in segments:
+        length = len(segment.text)
+        if length > fields:  # a segment of n fields has at least n characters
+            if length > longest:
+                raise Incorrect(
+                    "segment-too-long",
+                    f"segment {segment.position} has {length} characters, the limit is {longest}",
+                    remedy="Raise the limit if such segments are real.",
+                )
+            if segment.text.count(separator) > fields:
+                raise Incorrect(
+                    "too-many-fields",
+                    f"segment {segment.position} has more than {fields} fields",
+                    remedy="No standard segment is that wide: look at the sender.",
+                )
+        if segment.name == "MSH" and segment.position > 1:
+            raise Incorrect(
+                "several-messages",
+                f"segment {segment.position} begins another message",
+                remedy="Send one message at a time, or split the file into its messages.",
+            )
