@@ -10,18 +10,48 @@ Absent, null and valued are three different things here: ``None`` means that the
 from __future__ import annotations
 
 import re
-import string
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from bridge.errors import Incorrect
 from bridge.hl7v2.charset import decode
+from bridge.hl7v2.delimiters import (
+    DEFAULT_DELIMITERS,
+    Delimiters,
+    declared_delimiters,
+    split_components,
+    split_repetitions,
+    split_subcomponents,
+    unescape,
+)
 from bridge.hl7v2.structures import structure_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+__all__ = [
+    "DEFAULT_DELIMITERS",
+    "DEFAULT_LIMITS",
+    "NULL",
+    "Delimiters",
+    "Element",
+    "Header",
+    "Limits",
+    "Message",
+    "MessageType",
+    "Null",
+    "Segment",
+    "State",
+    "parse",
+    "primitive",
+    "read_msh",
+    "split_components",
+    "split_repetitions",
+    "split_subcomponents",
+    "unescape",
+    "valued_elements",
+]
 
 
 class Null(Enum):
@@ -68,30 +98,6 @@ class Limits:
 DEFAULT_LIMITS: Final = Limits()
 
 
-@dataclass(frozen=True, slots=True)
-class Delimiters:
-    """What MSH-1 and MSH-2 declare, one character each; ``truncation`` is empty before 2.7 (not declared).
-
-    ``charset`` is the encoding of the message (IANA name), which hexadecimal escapes are read in.
-    """
-
-    field: str = "|"
-    component: str = "^"
-    repetition: str = "~"
-    escape: str = "\\"
-    subcomponent: str = "&"
-    truncation: str = ""
-    charset: str = "UTF-8"
-
-    @property
-    def encoding_characters(self) -> str:
-        """MSH-2 as it is written."""
-        return self.component + self.repetition + self.escape + self.subcomponent + self.truncation
-
-
-DEFAULT_DELIMITERS: Final = Delimiters()
-
-
 class MessageType(NamedTuple):
     """MSH-9: message code, trigger event, message structure (derived where MSH-9.3 is missing); '' where not told."""
 
@@ -126,75 +132,6 @@ class Element(NamedTuple):
     component: int
     subcomponent: int
     text: str | Null
-
-
-def split_repetitions(text: str, delimiters: Delimiters) -> list[str]:
-    """The repetitions of a raw field; one empty string for an empty field."""
-    return text.split(delimiters.repetition)
-
-
-def split_components(text: str, delimiters: Delimiters) -> list[str]:
-    """The components of one raw repetition."""
-    return text.split(delimiters.component)
-
-
-def split_subcomponents(text: str, delimiters: Delimiters) -> list[str]:
-    """The subcomponents of one raw component."""
-    return text.split(delimiters.subcomponent)
-
-
-def unescape(text: str, delimiters: Delimiters) -> str:
-    r"""Replaces escape sequences (chapter 2.7) by what they stand for.
-
-    ``\F\ \S\ \T\ \R\ \E\`` and ``\P\`` (where a truncation character is declared) become the delimiters, ``\Xhh…\`` the
-    bytes in the message's encoding (ISO-8859-1 where they are none of its), ``\H\`` and ``\N\`` (highlighting) nothing,
-    ``\.br\`` and ``\.spN\`` line feeds, ``\.skN\`` spaces, the other formatting commands nothing. Whatever else stands
-    between escape characters is kept as it is.
-    """
-    if delimiters.escape not in text:
-        return text
-    pattern, replacements = _escapes(delimiters)
-
-    def replace(match: re.Match[str]) -> str:
-        body = match[1]
-        plain = replacements.get(body)
-        if plain is not None:
-            return plain
-        if body[0] == "X":
-            return _hexadecimal(body[1:], delimiters.charset)
-        command, count = body[1:3], body[3:].strip()
-        if command in ("br", "sp"):
-            return "\n" * min(int(count or 1), 100)
-        return " " * min(int(count or 1), 100) if command == "sk" else ""
-
-    return pattern.sub(replace, text)
-
-
-@lru_cache(maxsize=64)
-def _escapes(delimiters: Delimiters) -> tuple[re.Pattern[str], dict[str, str]]:
-    replacements = {
-        "F": delimiters.field,
-        "S": delimiters.component,
-        "T": delimiters.subcomponent,
-        "R": delimiters.repetition,
-        "E": delimiters.escape,
-        "H": "",
-        "N": "",
-    }
-    if delimiters.truncation:
-        replacements["P"] = delimiters.truncation
-    letters = "".join(replacements)
-    mark = re.escape(delimiters.escape)
-    body = rf"[{letters}]|X(?:[0-9A-Fa-f]{{2}})+|\.(?:br|sp|sk|fi|nf|in|ti|ce)[ ]?[+-]?[0-9]{{0,3}}"
-    return re.compile(f"{mark}({body}){mark}"), replacements
-
-
-def _hexadecimal(digits: str, charset: str) -> str:
-    octets = bytes.fromhex(digits)
-    try:
-        return octets.decode(charset)
-    except UnicodeDecodeError:
-        return octets.decode("latin-1")
 
 
 class Segment:
@@ -456,9 +393,7 @@ def parse(raw: bytes, *, charset: str | None = None, limits: Limits = DEFAULT_LI
     delimiters, declared = read_msh(body)
     text, encoding, fallback = decode(body, charset if charset is not None else declared)
     if encoding != "UTF-8":
-        delimiters = _delimiters(
-            delimiters.field, delimiters.encoding_characters, encoding
-        )  # fmt: skip
+        delimiters = declared_delimiters(delimiters.field, delimiters.encoding_characters, encoding)
     return Message(raw, delimiters, _segments(text, delimiters, limits), charset_fallback=fallback)
 
 
@@ -479,20 +414,17 @@ def read_msh(body: bytes) -> tuple[Delimiters, str]:
     line = _LINE_END.split(body, maxsplit=1)[0]
     if len(line) < 9:
         raise _truncated()
-    if chr(line[3]) not in _PUNCTUATION:
-        raise Incorrect("delimiters-invalid", "MSH-1 is no printable field separator", remedy=_DELIMITERS_REMEDY)
     fields = line.split(line[3:4], 18)
     if len(fields) < 9:
         raise _truncated()
-    delimiters = _delimiters(chr(line[3]), fields[1].decode("latin-1"), "UTF-8")
+    delimiters = declared_delimiters(chr(line[3]), fields[1].decode("latin-1"), "UTF-8")
     if len(fields) < 18:
         return delimiters, ""
     return delimiters, fields[17].decode("latin-1").split(delimiters.repetition, 1)[0].strip()
 
 
-_PUNCTUATION: Final = frozenset(string.punctuation) - {'"'}  # two of which say null
+_TEXT_SEGMENTS: Final = ("OBX", "NTE")  # whose last field may hold a broken text with a word of three capitals
 _LINE_END: Final = re.compile(rb"[\r\n]")
-_DELIMITERS_REMEDY: Final = r"Send MSH|^~\& or other distinct punctuation."
 
 
 def _truncated() -> Incorrect:
@@ -501,30 +433,20 @@ def _truncated() -> Incorrect:
     )
 
 
-@lru_cache(maxsize=64)
-def _delimiters(field: str, characters: str, charset: str) -> Delimiters:
-    if len(characters) > 4 and characters[2] == characters[3]:
-        characters = characters[:3] + characters[4:]
-    characters += "^~\\&"[len(characters) :]
-    used = field + characters
-    if len(used) > 6 or len(set(used)) != len(used) or not _PUNCTUATION.issuperset(used):
-        raise Incorrect(
-            "delimiters-invalid", "MSH-1 and MSH-2 are not four to six distinct delimiters", remedy=_DELIMITERS_REMEDY
-        )
-    component, repetition, escape, subcomponent = tuple(characters[:4])
-    return Delimiters(field, component, repetition, escape, subcomponent, characters[4:], charset)
-
-
 def _segments(text: str, delimiters: Delimiters, limits: Limits) -> tuple[Segment, ...]:
     if "\n" in text:
         text = text.replace("\r\n", "\r").replace("\n", "\r")
     separator = delimiters.field
     lines: list[str] = []
+    continued: dict[int, list[str]] = {}
     for line in text.split("\r"):
         if line[3:4] == separator and (name := line[:3]).isalnum() and name.isupper():
             lines.append(line)
         elif line and not line.isspace():
-            _odd_line(line, lines, separator)
+            _odd_line(line, lines, continued, separator)
+    for index, rest in continued.items():
+        lines[index] = "\n".join([lines[index], *rest])
+    lines[-1] = lines[-1].rstrip("\x0b\x1c")
     if len(lines) > limits.segments:
         raise Incorrect(
             "too-many-segments",
@@ -536,13 +458,15 @@ def _segments(text: str, delimiters: Delimiters, limits: Limits) -> tuple[Segmen
     return segments
 
 
-def _odd_line(line: str, lines: list[str], separator: str) -> None:
+def _odd_line(line: str, lines: list[str], continued: dict[int, list[str]], separator: str) -> None:
     """Takes a line that is no plain segment: an indented or empty one, or the rest of a field with a line break."""
     stripped = line.strip()
-    if _SEGMENT_NAME.fullmatch(stripped[:3]) and stripped[3:4] in ("", separator):
-        lines.append(line.lstrip() if len(stripped) > 3 else stripped)
+    if _SEGMENT_NAME.fullmatch(stripped[:3]) and stripped[3:4] == separator:
+        lines.append(line.lstrip())
+    elif _SEGMENT_NAME.fullmatch(stripped) and not lines[-1].startswith(_TEXT_SEGMENTS):
+        lines.append(stripped)
     else:
-        lines[-1] += "\n" + line
+        continued.setdefault(len(lines) - 1, []).append(line)
 
 
 def _check(segments: tuple[Segment, ...], separator: str, limits: Limits) -> None:
