@@ -122,9 +122,8 @@ class Site(_SiteModel):
     @cached_property
     def by_authority(self) -> Mapping[str, Authority]:
         """Authorities by their name in messages; ``""`` is the default one, if any."""
-        found = {authority.name: authority for authority in self.authorities}
-        found.update({"": authority for authority in self.authorities if authority.default})
-        return found
+        default = [("", authority) for authority in self.authorities if authority.default]
+        return dict(default) | {authority.name: authority for authority in self.authorities}
 
     @cached_property
     def record_rank(self) -> Mapping[str, int]:
