@@ -87,12 +87,14 @@ class Limits:
         segment_chars: of one segment (embedded documents in OBX-5 are the largest that are real).
         segments: in one message.
         fields: in one segment.
+        lines: in the whole message, blank ones and those that continue a field included.
     """
 
     message_bytes: int = 32 * 1024 * 1024
     segment_chars: int = 16 * 1024 * 1024
     segments: int = 20_000
     fields: int = 1_000
+    lines: int = 200_000
 
 
 DEFAULT_LIMITS: Final = Limits()
@@ -242,28 +244,35 @@ def valued_elements(segment: Segment) -> Iterator[Element]:
     for number, text in enumerate(segment.fields):
         if not text or number == 0:
             continue
-        if (
-            component not in text and repetition not in text and subcomponent not in text
-        ) or (header and number <= 2):  # fmt: skip
-            yield Element(number, 1, 1, 1, text if text != _QUOTES else NULL)
-        else:
+        if header and number <= 2:
+            yield Element(number, 1, 1, 1, text)
+        elif component in text or repetition in text or subcomponent in text:
             yield from _elements_of_field(number, text, delimiters)
+        else:
+            yield _element(Element, (number, 1, 1, 1, text if text != _QUOTES else NULL))
 
 
-def _elements_of_field(number: int, text: str, delimiters: Delimiters) -> Iterator[Element]:
+def _elements_of_field(number: int, text: str, delimiters: Delimiters) -> list[Element]:
     component, subcomponent = delimiters.component, delimiters.subcomponent
+    found: list[Element] = []
     for r, repetition_text in enumerate(text.split(delimiters.repetition), 1):
         if not repetition_text:
             continue
+        split = subcomponent in repetition_text
         for c, component_text in enumerate(repetition_text.split(component), 1):
             if not component_text:
                 continue
-            if subcomponent not in component_text:
-                yield Element(number, r, c, 1, component_text if component_text != _QUOTES else NULL)
+            if not split or subcomponent not in component_text:
+                value = component_text if component_text != _QUOTES else NULL
+                found.append(_element(Element, (number, r, c, 1, value)))
                 continue
             for s, part in enumerate(component_text.split(subcomponent), 1):
                 if part:
-                    yield Element(number, r, c, s, part if part != _QUOTES else NULL)
+                    found.append(_element(Element, (number, r, c, s, part if part != _QUOTES else NULL)))
+    return found
+
+
+_element: Final = tuple.__new__  # past the named tuple's own constructor, which takes as long as all the rest
 
 
 class Message:
@@ -380,7 +389,8 @@ def parse(raw: bytes, *, charset: str | None = None, limits: Limits = DEFAULT_LI
     Raises:
         Incorrect: ``message-too-large``, ``not-hl7``, ``hl7-batch`` (split it first: ``bridge.hl7v2.batch``),
             ``msh-truncated`` (MSH ends before MSH-9), ``delimiters-invalid``, ``charset-invalid``,
-            ``segment-too-long``, ``too-many-segments``, ``too-many-fields``, ``several-messages``.
+            ``segment-too-long``, ``too-many-lines``, ``too-many-segments``, ``too-many-fields``,
+            ``several-messages``.
         Unsupported: ``charset-unsupported``.
     """
     if len(raw) > limits.message_bytes:
@@ -436,6 +446,10 @@ def _truncated() -> Incorrect:
 def _segments(text: str, delimiters: Delimiters, limits: Limits) -> tuple[Segment, ...]:
     if "\n" in text:
         text = text.replace("\r\n", "\r").replace("\n", "\r")
+    if text.count("\r") > limits.lines:
+        raise Incorrect(
+            "too-many-lines", f"the message has more than {limits.lines} lines", remedy="Look at the sender."
+        )
     separator = delimiters.field
     lines: list[str] = []
     continued: dict[int, list[str]] = {}
