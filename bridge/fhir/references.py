@@ -1,0 +1,75 @@
+"""Literal references of FHIR R4 (references.html), and the patients a resource is about."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+_RELATIVE: Final = re.compile(r"([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/[A-Za-z0-9\-.]{1,64})?")
+
+
+class Target(NamedTuple):
+    """Type and logical id that a literal reference names."""
+
+    type: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.type}/{self.id}"
+
+
+def parse_reference(text: str, base: str = "") -> Target | None:
+    """``Type/id`` (also with ``/_history/…``, or absolute under ``base``) as a target; None for everything else."""
+    if base and text.startswith(base):
+        text = text[len(base) :].lstrip("/")
+    match = _RELATIVE.fullmatch(text)
+    return Target(match[1], match[2]) if match else None
+
+
+# Elements by which a resource belongs to a patient's compartment (compartmentdefinition-patient.html), for the stored
+# types and as far as they hold a Patient; a list element holds several.
+_PATIENT_ELEMENTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "Encounter": ("subject",),
+    "Observation": ("subject", "performer"),
+    "DiagnosticReport": ("subject",),
+    "ServiceRequest": ("subject", "performer"),
+    "Specimen": ("subject",),
+    "Provenance": ("target",),
+    "Consent": ("patient",),
+}
+
+
+def patients_of(resource: Mapping[str, Any]) -> tuple[str, ...]:
+    """The patients whose compartments the resource is in, as relative references, each once, the subject first.
+
+    A Patient is in its own. References that are not ``Patient/id`` (logical, contained, absolute elsewhere) count as
+    none.
+    """
+    kind = resource.get("resourceType")
+    if kind == "Patient":
+        return (f"Patient/{resource['id']}",) if "id" in resource else ()
+    found = (_patient(reference) for reference in _references(resource, _PATIENT_ELEMENTS.get(str(kind), ())))
+    return tuple(dict.fromkeys(text for text in found if text))
+
+
+def patient_of(resource: Mapping[str, Any]) -> str | None:
+    """The patient the resource is about, as ``Patient/id``; None if it is in no patient's compartment."""
+    patients = patients_of(resource)
+    return patients[0] if patients else None
+
+
+def _references(resource: Mapping[str, Any], elements: tuple[str, ...]) -> Iterator[Any]:
+    for name in elements:
+        value = resource.get(name)
+        for item in value if isinstance(value, list) else (value,):
+            if isinstance(item, Mapping):
+                yield item
+
+
+def _patient(reference: Any) -> str | None:
+    text = reference.get("reference") if isinstance(reference, Mapping) else None
+    if not isinstance(text, str) or not text.startswith("Patient/"):
+        return None
+    target = parse_reference(text)
+    return str(target) if target else None
