@@ -48,10 +48,11 @@ class StringParameter:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceParameter:
-    """A reference parameter other than the patient."""
+    """A reference parameter other than the patient; ``types`` are the stored types that a bare id may name."""
 
     name: str
     values: Accessor
+    types: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ def _definition(kind: str, entry: dict[str, Json]) -> Definition:
             for name, item in entry.get("string", {}).items()
         },
         references={
-            name: ReferenceParameter(name, _accessor(item["paths"]))
+            name: ReferenceParameter(name, _accessor(item["paths"]), tuple(item["types"]))
             for name, item in entry.get("reference", {}).items()
         },
     )
