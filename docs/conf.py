@@ -15,7 +15,6 @@ release = version = _PROJECT["version"]
 extensions = ["myst_parser"]
 myst_enable_extensions = ["deflist", "fieldlist"]
 myst_heading_anchors = 3
-exclude_patterns = ["README.md"]
 nitpicky = True
 
 html_theme = "furo"
