@@ -36,7 +36,8 @@ class Delimiters:
 
 
 DEFAULT_DELIMITERS: Final = Delimiters()
-_PUNCTUATION: Final = frozenset(string.punctuation) - {'"'}  # two of which say null
+PUNCTUATION: Final = frozenset(string.punctuation) - {'"'}
+"""What may delimit; two quotation marks say null."""
 _REMEDY: Final = r"Send MSH|^~\& or other distinct punctuation."
 
 
@@ -53,7 +54,7 @@ def declared_delimiters(field: str, encoding_characters: str, charset: str) -> D
         encoding_characters = encoding_characters[:3] + encoding_characters[4:]
     encoding_characters += "^~\\&"[len(encoding_characters) :]
     used = field + encoding_characters
-    if len(used) > 6 or len(set(used)) != len(used) or not _PUNCTUATION.issuperset(used):
+    if len(used) > 6 or len(set(used)) != len(used) or not PUNCTUATION.issuperset(used):
         raise Incorrect("delimiters-invalid", "MSH-1 and MSH-2 are not four to six distinct delimiters", remedy=_REMEDY)
     component, repetition, escape, subcomponent = tuple(encoding_characters[:4])
     return Delimiters(field, component, repetition, escape, subcomponent, encoding_characters[4:], charset)

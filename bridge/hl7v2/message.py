@@ -18,6 +18,7 @@ from bridge.errors import Incorrect
 from bridge.hl7v2.charset import decode
 from bridge.hl7v2.delimiters import (
     DEFAULT_DELIMITERS,
+    PUNCTUATION,
     Delimiters,
     declared_delimiters,
     split_components,
@@ -422,8 +423,12 @@ def read_msh(body: bytes) -> tuple[Delimiters, str]:
             )
         raise Incorrect("not-hl7", "the bytes do not begin with an MSH segment", remedy="Send HL7 v2 in ER7 encoding.")
     line = _LINE_END.split(body, maxsplit=1)[0]
-    if len(line) < 9:
+    if len(line) == 3:
         raise _truncated()
+    if chr(line[3]) not in PUNCTUATION:
+        raise Incorrect(
+            "delimiters-invalid", "MSH is followed by no field separator", remedy="Send HL7 v2 in ER7 encoding."
+        )
     fields = line.split(line[3:4], 18)
     if len(fields) < 9:
         raise _truncated()

@@ -9,9 +9,10 @@ from importlib.resources import files
 def structure_of(code: str, event: str) -> str:
     """The abstract message structure of ``code`` and ``event``, e.g. ``ADT_A01`` for ADT^A04.
 
-    Events that share no other's structure have one of their own name; a message without event has its code's name.
+    Events that share no other's structure have one of their own name; an acknowledgement, and a message without event, has
+    its code's name.
     """
-    if not event:
+    if not event or code == "ACK":
         return code
     name = f"{code}_{event}"
     return _shared().get(name, name)
