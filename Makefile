@@ -45,9 +45,9 @@ format: $(READY) ## rewrite the code in the one format
 
 lock: ## write the lock files anew from pyproject.toml (ARGS=--upgrade takes newer versions)
 	@test -n "$(LOCKER)" || { echo 'uv writes the lock files: install it first (python3 -m pip install uv)' >&2; exit 1; }
-	$(LOCKER) pip compile -q pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header $(ARGS) \
+	$(LOCKER) pip compile -q pyproject.toml --universal --generate-hashes --no-header $(ARGS) \
 	  -o requirements.lock
-	$(LOCKER) pip compile -q pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --no-header $(ARGS) \
+	$(LOCKER) pip compile -q pyproject.toml --group dev --universal --generate-hashes --no-header $(ARGS) \
 	  -c requirements.lock -o requirements-dev.lock
 
 docs: $(READY) ## the documentation as HTML, in build/docs; a warning is an error

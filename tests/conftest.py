@@ -84,3 +84,17 @@ def _only_loopback(event: str, arguments: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(_only_loopback)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Ends the run with the time of each suite, so that a suite that grows is seen."""
+    seconds: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                suite = "/".join(report.nodeid.split("::")[0].split("/")[:2])
+                seconds[suite] = seconds.get(suite, 0) + report.duration
+    if seconds:
+        terminalreporter.section("time of each suite, all workers together")
+        for suite, spent in sorted(seconds.items(), key=lambda item: -item[1]):
+            terminalreporter.line(f"{spent / 60:6.2f} min  {suite}")
