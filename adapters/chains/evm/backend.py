@@ -1,0 +1,267 @@
+"""The EVM backend: one contract holds heads and consent words; web3 speaks to a node.
+
+Limits: state is as true as the node that answers; a block is final by the configured policy. Submissions of one sender
+take effect in the order of their nonces, so an unsent earlier one holds up later ones until it is sent again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+from web3 import Web3
+
+from bridge.config.adapters import AdapterSpec
+from bridge.errors import Conflict, Forbidden, Incorrect, NotFound, Unavailable
+from bridge.keys.ports import KeyProvider
+from bridge.ledger.chain import (
+    Anchor,
+    AnchoredHead,
+    BlockRef,
+    Capabilities,
+    ChainBackend,
+    ChainEvidence,
+    ConsentWord,
+    ConsentWrite,
+    Handle,
+    LogId,
+    Prepared,
+    Root,
+    SeenWord,
+    Sight,
+    SubmissionState,
+    SubmissionStatus,
+)
+
+from .artifact import artifact
+from .evidence import head_evidence
+from .rpc import Refused, Rpc, block_ref, unhex
+from .sender import Sender, place_of
+from .settings import EvmSettings
+
+_POLL_SECONDS: Final = 0.2
+
+
+def open_evm_chain(settings: EvmSettings, keys: KeyProvider) -> ChainBackend:  # noqa: ARG001 - senders' keys are secp256k1, by reference in the settings
+    """Builds the backend; asks the node nothing before the first use.
+
+    Raises:
+        Incorrect: ``secret-missing``, ``chain-key-malformed``.
+    """
+    return EvmChain(settings)
+
+
+class EvmChain:
+    """:class:`bridge.ledger.chain.ChainBackend` and :class:`bridge.ledger.chain.Deployable` over one node."""
+
+    def __init__(self, settings: EvmSettings) -> None:
+        self._settings = settings
+        self._rpc = Rpc(settings.url, settings.timeout_seconds)
+        self._anchors = Sender(settings.anchor_key, settings.chain_id, settings.max_fee_gwei)
+        self._consents = Sender(settings.consent_key, settings.chain_id, settings.max_fee_gwei)
+        self._codec = Web3().eth.contract(abi=artifact().abi)
+        self._checked = False
+
+    def capabilities(self) -> Capabilities:
+        """As the port says."""
+        finality = {
+            "immediate": "every block is final at once",
+            "finalized": "a block is final when the chain's finalized tag has passed it",
+            "confirmations": f"a block is final under {self._settings.confirmations} later blocks",
+        }[self._settings.finality]
+        return Capabilities(
+            kind="evm",
+            chain=f"eip155:{self._settings.chain_id}",
+            finality=finality,
+            may_reorganize=self._settings.finality != "immediate",
+            anchor_writer=self._anchors.address,
+            consent_writer=self._consents.address,
+            own_chain=False,
+        )
+
+    def deploy(self) -> str:
+        """As the port says; the anchor key pays. Answers the contract's address."""
+        self._check_chain()
+        prepared = self._anchors.sign(self._rpc, None, artifact().bytecode, ())
+        self.send(prepared)
+        deadline = time.monotonic() + self._settings.deploy_timeout_seconds
+        while time.monotonic() < deadline:
+            receipt = self._rpc.call("eth_getTransactionReceipt", "0x" + prepared.id.hex())
+            if receipt is not None and int(receipt["status"], 16):
+                return Web3.to_checksum_address(receipt["contractAddress"])
+            time.sleep(_POLL_SECONDS)
+        raise Unavailable(
+            "contract-not-deployed",
+            "the chain did not include the contract in time",
+            remedy="Look at the sender's transactions before deploying again.",
+        )
+
+    def prepare_anchors(self, anchors: Sequence[Anchor], outstanding: Sequence[Prepared]) -> Prepared:
+        """As the port says."""
+        self._check()
+        if not anchors:
+            _refuse_empty()
+        for anchor in anchors:
+            stands = self.read_anchor(anchor.log)
+            if stands and (stands.size > anchor.size or (stands.size == anchor.size and stands.root != anchor.root)):
+                raise Conflict(
+                    "anchor-not-above-head",
+                    f"the chain's head of this log is above size {anchor.size}, or beside it",
+                    remedy="Read the anchored head: another database may be signing this log.",
+                )
+        rows = [(anchor.log.value, anchor.size, anchor.root.value) for anchor in anchors]
+        data = self._encode("anchor", *rows[0]) if len(rows) == 1 else self._encode("anchorAll", rows)
+        return self._anchors.sign(self._rpc, self._contract(), data, outstanding)
+
+    def prepare_consents(self, writes: Sequence[ConsentWrite], outstanding: Sequence[Prepared]) -> Prepared:
+        """As the port says."""
+        self._check()
+        if not writes:
+            _refuse_empty()
+        data = self._encode("setConsents", [(write.handle.value, write.word.pack()) for write in writes])
+        return self._consents.sign(self._rpc, self._contract(), data, outstanding)
+
+    def send(self, prepared: Prepared) -> None:
+        """As the port says."""
+        self._check_chain()
+        try:
+            self._rpc.call("eth_sendRawTransaction", "0x" + prepared.raw.hex())
+        except Refused:
+            if self.status(prepared).state is SubmissionState.UNSEEN:
+                raise Unavailable(
+                    "chain-refused-submission",
+                    "the node did not take a submission",
+                    remedy="Check the sender's balance and the node's fee limits; it is sent again.",
+                ) from None
+
+    def status(self, prepared: Prepared) -> SubmissionStatus:
+        """As the port says."""
+        self._check_chain()
+        place = place_of(prepared.raw)
+        name = "0x" + prepared.id.hex()
+        # The count is read first: a submission included in between is then found by its receipt, never taken for lost.
+        count = self._rpc.number("eth_getTransactionCount", "0x" + place.sender.hex(), "latest")
+        receipt = self._rpc.call("eth_getTransactionReceipt", name)
+        if receipt is not None:
+            block = self._rpc.block(receipt["blockHash"])
+            if block is not None:
+                return self._included(block_ref(block), succeeded=bool(int(receipt["status"], 16)))
+        if self._rpc.call("eth_getTransactionByHash", name) is not None:
+            return SubmissionStatus(SubmissionState.PENDING)
+        return SubmissionStatus(SubmissionState.LOST if count > place.nonce else SubmissionState.UNSEEN)
+
+    def _included(self, block: BlockRef, *, succeeded: bool) -> SubmissionStatus:
+        if block.number > self.head(Sight.FINAL).number:
+            return SubmissionStatus(SubmissionState.INCLUDED, block)
+        return SubmissionStatus(SubmissionState.FINAL if succeeded else SubmissionState.REFUSED, block)
+
+    def head(self, sight: Sight = Sight.LATEST) -> BlockRef:
+        """As the port says."""
+        self._check_chain()
+        return block_ref(self._block(sight))
+
+    def read_anchor(
+        self, log: LogId, *, writer: bytes | None = None, sight: Sight = Sight.LATEST
+    ) -> AnchoredHead | None:
+        """As the port says; a writer is an address of 20 bytes."""
+        self._check()
+        block = self._block(sight)
+        answer = self._read("heads", writer or self._anchors.address, log.value, block)
+        size = int.from_bytes(answer[32:64], "big")
+        return AnchoredHead(size, Root(answer[:32]), block_ref(block)) if size else None
+
+    def read_consent(self, handle: Handle, *, writer: bytes | None = None, sight: Sight = Sight.LATEST) -> SeenWord:
+        """As the port says."""
+        self._check()
+        block = self._block(sight)
+        answer = self._read("words", writer or self._consents.address, handle.value, block)
+        return SeenWord(ConsentWord.unpack(answer[:32]), block_ref(block))
+
+    def evidence(self, log: LogId, *, writer: bytes | None = None, sight: Sight = Sight.FINAL) -> ChainEvidence:
+        """As the port says."""
+        self._check()
+        author = writer or self._anchors.address
+        block = self._block(sight)
+        if not int.from_bytes(self._read("heads", author, log.value, block)[32:64], "big"):
+            raise NotFound("anchor-absent", f"nothing of this log is anchored in block {int(block['number'], 16)} yet")
+        return head_evidence(
+            self._rpc,
+            chain_id=self._settings.chain_id,
+            contract=self._contract(),
+            writer=author,
+            log=log,
+            block=block,
+        )
+
+    def close(self) -> None:
+        """As the port says; the sessions end with their threads."""
+
+    def _block(self, sight: Sight) -> dict[str, Any]:
+        """The newest block of that sight; where nothing is final yet, the first one."""
+        block = self._rpc.block("latest")
+        if block is not None and sight is Sight.FINAL and self._settings.finality != "immediate":
+            if self._settings.finality == "finalized":
+                block = self._rpc.block("finalized") or self._rpc.block("earliest")
+            else:
+                number = int(block["number"], 16) - self._settings.confirmations
+                block = self._rpc.block(hex(max(0, number)))
+        if block is None:
+            raise Unavailable("chain-unreachable", "the chain's node has no such block yet", remedy="Let it catch up.")
+        return block
+
+    def _read(self, function: str, writer: bytes, key: bytes, block: dict[str, Any]) -> bytes:
+        data = self._encode(function, Web3.to_checksum_address("0x" + writer.hex()), key)
+        call = {"to": self._contract(), "data": "0x" + data.hex()}
+        try:
+            answer = unhex(self._rpc.call("eth_call", call, block["number"]))
+        except Refused:
+            raise Unavailable(
+                "chain-state-missing",
+                f"the node does not answer for its state at block {int(block['number'], 16)}",
+                remedy="Let it catch up, or use a node that keeps state back to the final block.",
+            ) from None
+        return answer or bytes(64)  # before the contract was deployed nothing stood anywhere
+
+    def _encode(self, function: str, *arguments: Any) -> bytes:
+        return unhex(self._codec.encode_abi(function, args=list(arguments)))
+
+    def _contract(self) -> str:
+        if self._settings.contract is None:
+            raise Incorrect(
+                "contract-not-configured",
+                "no contract address is configured for the chain",
+                remedy="Deploy the contract and write its address to chain.contract.",
+            )
+        return Web3.to_checksum_address(self._settings.contract)
+
+    def _check_chain(self) -> None:
+        """Once: whether the node is of the configured chain and the contract is the one that the package ships."""
+        if self._checked:
+            return
+        if self._rpc.number("eth_chainId") != self._settings.chain_id:
+            raise Forbidden(
+                "chain-mismatch",
+                f"the node is not of chain {self._settings.chain_id}",
+                remedy="Check chain.url and chain.chain_id.",
+            )
+        if self._settings.contract is None:
+            return
+        if unhex(self._rpc.call("eth_getCode", self._contract(), "latest")) != artifact().runtime:
+            raise Forbidden(
+                "contract-code-mismatch",
+                "the code at the configured address is not this version's contract",
+                remedy="Check chain.contract; deploy the contract if the address is empty.",
+            )
+        self._checked = True
+
+    def _check(self) -> None:
+        self._contract()
+        self._check_chain()
+
+
+def _refuse_empty() -> NoReturn:
+    raise Incorrect("submission-empty", "a submission to a chain has at least one entry")
+
+
+adapter = AdapterSpec("evm", EvmSettings, open_evm_chain)
