@@ -163,12 +163,15 @@ def test_funded_accounts_are_those_of_the_published_phrase(anvil: Anvil) -> None
 def test_a_server_does_not_outlive_a_killed_run(tmp_path: Path) -> None:
     """kill -9 of the process that started a server ends the server too (the kernel's parent-death signal)."""
     process.program("setpriv", "it passes the parent-death signal")
-    script = (
-        "import os, signal, sys, pathlib\n"
-        "from tests.services.process import Server\n"
-        f"server = Server(['sleep', '600'], pathlib.Path({str(tmp_path)!r}), lambda said: True)\n"
-        "server.start(); print(server.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
+    script = f"""
+import os, pathlib, signal
+from tests.services.process import Server
+
+server = Server(["sh", "-c", "echo up; exec sleep 600"], pathlib.Path({str(tmp_path)!r}), lambda said: "up" in said)
+server.start()
+print(server.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
     done = subprocess.run([sys.executable, "-c", script], cwd=process.ROOT, capture_output=True, text=True, check=False)
 
     assert done.returncode == -signal.SIGKILL, done.stderr
