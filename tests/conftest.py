@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.services import anvil as anvil_service
 from tests.services import kafka as kafka_service
@@ -25,6 +26,10 @@ from tests.services.process import ServiceUnavailable
 Service = TypeVar("Service")
 _LOOPBACK = ("127.", "::1", "localhost", "::ffff:127.")
 _MUST = any(os.environ.get(name, "") not in ("", "0", "false") for name in ("CI", "HIEBRIDGE_CI"))
+
+# no test measures time: a busy machine makes an example slow, not wrong
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")
