@@ -1,0 +1,474 @@
+"""Where SQLite and PostgreSQL differ in what is said to them: SQL text, set parameters, error translation.
+
+How it is said (connections, transactions, bulk loading) is in ``sqlite.py`` and ``postgresql.py``. Everything else in this
+room is written once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.functions import FunctionElement
+
+from bridge.errors import BridgeError, Conflict, Fault, Incorrect, Unavailable
+
+DialectName = Literal["sqlite", "postgresql"]
+Parameters = Mapping[str, Any]
+Row = tuple[Any, ...]
+
+_SQLITE: Final = sqlite.dialect()
+_POSTGRESQL: Final = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
+
+
+# --- sets of rows as one parameter ------------------------------------------------------------------------------------
+
+
+class _RowsParameter(FunctionElement[Any]):
+    """A sequence of rows, bound as one array a column (PostgreSQL) or as one JSON text (SQLite)."""
+
+    name = "rows_parameter"
+    inherit_cache = False
+
+    def __init__(self, parameter: str, row_types: Mapping[str, sa.types.TypeEngine[Any]]) -> None:
+        self.parameter = parameter
+        self.row_types = row_types
+        super().__init__()
+
+
+@compiles(_RowsParameter, "postgresql")
+def _rows_postgresql(element: _RowsParameter, compiler: Any, **options: Any) -> str:
+    quote = compiler.preparer.quote
+    arrays = [
+        compiler.process(sa.bindparam(f"{element.parameter}__{name}", type_=postgresql.ARRAY(type_)), **options)
+        for name, type_ in element.row_types.items()
+    ]
+    return f"(SELECT * FROM unnest({', '.join(arrays)}) AS u({', '.join(map(quote, element.row_types))}))"  # noqa: S608 - names of our own columns
+
+
+@compiles(_RowsParameter, "sqlite")
+def _rows_sqlite(element: _RowsParameter, compiler: Any, **options: Any) -> str:
+    quote = compiler.preparer.quote
+    single = len(element.row_types) == 1
+    values = []
+    for place, (name, type_) in enumerate(element.row_types.items()):
+        value = "value" if single else f"json_extract(value, '$[{place}]')"
+        values.append(f"{f'from_hex({value})' if _is_bytes(type_) else value} AS {quote(name)}")
+    text = compiler.process(sa.bindparam(element.parameter, type_=sa.Text()), **options)
+    return f"(SELECT {', '.join(values)} FROM json_each({text}))"  # noqa: S608 - names of our own columns
+
+
+def rows_parameter(parameter: str, **row_types: sa.types.TypeEngine[Any]) -> sa.TableValuedAlias:
+    """A table made of a parameter: a sequence of rows (of plain values, if there is one column).
+
+    Args:
+        parameter: its name among the statement's parameters, and of the table in the statement.
+        row_types: the columns, in the order of each row's values.
+    """
+    element = _RowsParameter(parameter, row_types)
+    return element.table_valued(*[sa.column(name, type_) for name, type_ in row_types.items()], name=parameter)
+
+
+def constant(text: str) -> sa.ColumnElement[str]:
+    """``text`` as a literal in the statement, so that PostgreSQL's plans can use partial indexes on it."""
+    return sa.literal_column(f"'{text}'", sa.Text())
+
+
+def _is_bytes(type_: sa.types.TypeEngine[Any]) -> bool:
+    return isinstance(type_, sa.LargeBinary)
+
+
+def _is_text(type_: sa.types.TypeEngine[Any]) -> bool:
+    return isinstance(type_, sa.Text)
+
+
+# --- PostgreSQL's binary arrays: psycopg's own list dumper costs several times as much --------------------------------
+
+INT8, TEXT, BYTEA, BOOL = 20, 25, 17, 16
+ARRAY_OF: Final = {INT8: 1016, TEXT: 1009, BYTEA: 1001, BOOL: 1000}
+_NULL: Final = struct.pack(">i", -1)
+_header = struct.Struct(">iiiii").pack
+_length = struct.Struct(">i").pack
+_int8 = struct.Struct(">iq").pack
+
+
+class PostgresArray:
+    """A one-dimensional array in PostgreSQL's binary format; never prints itself."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
+class Int8Array(PostgresArray):
+    """``bigint[]``."""
+
+    __slots__ = ()
+
+
+class TextArray(PostgresArray):
+    """``text[]``."""
+
+    __slots__ = ()
+
+
+class ByteaArray(PostgresArray):
+    """``bytea[]``."""
+
+    __slots__ = ()
+
+
+class BoolArray(PostgresArray):
+    """``boolean[]``."""
+
+    __slots__ = ()
+
+
+def int8_array_data(values: Sequence[int | None]) -> bytes:
+    """``values`` as a binary ``bigint[]``."""
+    try:
+        return _array(INT8, len(values), [_int8(8, value) if value is not None else _NULL for value in values])
+    except struct.error as error:
+        failure: BridgeError = data_error("a number outside 64 bits") if "range" in str(error) else wrong_type()
+    raise failure
+
+
+def _array(oid: int, count: int, elements: Sequence[bytes]) -> bytes:
+    if not count:
+        return _header(0, 0, oid, 0, 0)[:12]
+    return _header(1, 1, oid, count, 1) + b"".join(elements)
+
+
+def _int8_array(values: Sequence[int | None]) -> Int8Array:
+    return Int8Array(int8_array_data(values))
+
+
+def _text_array(values: Sequence[str | None]) -> TextArray:
+    encoded = [None if value is None else value.encode() for value in values]
+    elements = [_NULL if value is None else _length(len(value)) + value for value in encoded]
+    return TextArray(_array(TEXT, len(values), elements))
+
+
+def _bytea_array(values: Sequence[bytes | None]) -> ByteaArray:
+    elements = [_NULL if value is None else _length(len(value)) + value for value in values]
+    return ByteaArray(_array(BYTEA, len(values), elements))
+
+
+def _bool_array(values: Sequence[bool | None]) -> BoolArray:
+    elements = [_NULL if value is None else b"\0\0\0\1\1" if value else b"\0\0\0\1\0" for value in values]
+    return BoolArray(_array(BOOL, len(values), elements))
+
+
+def _array_encoder(type_: sa.types.TypeEngine[Any]) -> Callable[[Sequence[Any]], PostgresArray]:
+    if _is_bytes(type_):
+        return _bytea_array
+    if _is_text(type_):
+        return _text_array
+    if isinstance(type_, sa.Boolean):
+        return _bool_array
+    return _int8_array
+
+
+def oid_of(type_: sa.types.TypeEngine[Any]) -> int:
+    """PostgreSQL's type number of a column of our schema, for binary COPY."""
+    if isinstance(type_, sa.ARRAY):
+        return ARRAY_OF[INT8]
+    if _is_bytes(type_):
+        return BYTEA
+    if _is_text(type_):
+        return TEXT
+    return BOOL if isinstance(type_, sa.Boolean) else INT8
+
+
+# --- SQLite's JSON parameters -----------------------------------------------------------------------------------------
+
+_json = msgspec.json.Encoder().encode
+_ESCAPED_NUL: Final = "\\u0000"
+
+
+def _json_rows(rows: Sequence[Any], byte_places: frozenset[int], *, single: bool) -> str:
+    if byte_places:
+        if single:
+            rows = [value.hex() for value in rows]
+        else:
+            rows = [
+                [
+                    value.hex() if place in byte_places and value is not None else value
+                    for place, value in enumerate(row)
+                ]
+                for row in rows
+            ]
+    text = _json(rows).decode()
+    if _ESCAPED_NUL in text and any("\0" in value for row in rows for value in _texts(row)):
+        # json_extract would cut the text there, and so might find another row
+        raise data_error("U+0000 in a text")
+    return text
+
+
+def _texts(row: Any) -> list[str]:
+    return [value for value in ([row] if isinstance(row, str | int) else row) if isinstance(value, str)]
+
+
+# --- statements -------------------------------------------------------------------------------------------------------
+
+
+class Compiled:
+    """A statement in one dialect: its text, and the way from named parameters to positional ones."""
+
+    __slots__ = ("_constants", "_names", "_rows", "sql")
+
+    def __init__(self, construct: sa.Executable, dialect: DialectName) -> None:
+        compiled = construct.compile(dialect=_SQLITE if dialect == "sqlite" else _POSTGRESQL)  # type: ignore[attr-defined]  # Executable is compiled like ClauseElement
+        self.sql: str = vault_names(str(compiled), dialect)
+        names: list[str] = list(compiled.positiontup or ())
+        self._constants: dict[str, Any] = {
+            name: value for name, value in compiled.params.items() if value is not None and name in names
+        }
+        self._names = names
+        self._rows: list[tuple[str, Callable[[Any], dict[str, Any]]]] = []
+        for element in visitors.iterate(construct):  # type: ignore[arg-type]  # as above
+            if isinstance(element, sa.TableValuedAlias) and isinstance(element.element, _RowsParameter):
+                self._rows.append((element.element.parameter, _rows_binder(element.element, dialect)))
+
+    def arguments(self, parameters: Parameters) -> list[Any]:
+        """Positional arguments; KeyError if ``parameters`` lacks one."""
+        if self._constants or self._rows:
+            values = {**self._constants, **parameters}
+            for name, bind in self._rows:
+                values.update(bind(values[name]))
+            parameters = values
+        return [parameters[name] for name in self._names]
+
+
+def _rows_binder(element: _RowsParameter, dialect: DialectName) -> Callable[[Any], dict[str, Any]]:
+    parameter, types = element.parameter, element.row_types
+    if dialect == "sqlite":
+        places = frozenset(place for place, type_ in enumerate(types.values()) if _is_bytes(type_))
+        single = len(types) == 1
+
+        def bind_json(rows: Any) -> dict[str, Any]:
+            return {parameter: _json_rows(list(rows), places, single=single)}
+
+        return bind_json
+    names = [f"{parameter}__{name}" for name in types]
+    encoders = [_array_encoder(type_) for type_ in types.values()]
+    if len(types) == 1:
+        name, encode = names[0], encoders[0]
+        return lambda rows: {name: encode(list(rows))}
+
+    def bind_arrays(rows: Any) -> dict[str, Any]:
+        columns = list(zip(*rows, strict=True)) or [()] * len(names)
+        return {name: encode(column) for name, encode, column in zip(names, encoders, columns, strict=True)}
+
+    return bind_arrays
+
+
+class Statement:
+    """A Core statement, compiled at first use in each dialect. Make them at import, never per call."""
+
+    __slots__ = ("_compiled", "_construct")
+
+    def __init__(self, construct: sa.Executable) -> None:
+        self._construct = construct
+        self._compiled: dict[DialectName, Compiled] = {}
+
+    def compiled(self, dialect: DialectName) -> Compiled:
+        """Text and parameter order for ``dialect``."""
+        found = self._compiled.get(dialect)
+        if found is None:
+            found = self._compiled[dialect] = Compiled(self._construct, dialect)
+        return found
+
+
+def vault_names(sql: str, dialect: DialectName) -> str:
+    """SQLite has no schemas: there the vault's tables carry the schema's name as a prefix."""
+    return sql.replace("vault.", "vault_") if dialect == "sqlite" else sql
+
+
+_texts_cache: dict[tuple[object, ...], str] = {}
+
+
+def insert_text(table: sa.Table, columns: Sequence[str], dialect: DialectName, *, ignore_existing: bool = False) -> str:
+    """``INSERT`` of one row by position."""
+    key = ("insert", table, tuple(columns), dialect, ignore_existing)
+    text = _texts_cache.get(key)
+    if text is None:
+        placeholder = "?" if dialect == "sqlite" else "%s"
+        head = f"INSERT INTO {_name(table, dialect)} ({_names(columns)})"
+        tail = " ON CONFLICT DO NOTHING" if ignore_existing else ""
+        text = _texts_cache[key] = f"{head} VALUES ({', '.join([placeholder] * len(columns))}){tail}"
+    return text
+
+
+def copy_text(table: sa.Table, columns: Sequence[str]) -> str:
+    """``COPY … FROM STDIN`` in binary format."""
+    return f"COPY {_name(table, 'postgresql')} ({_names(columns)}) FROM STDIN (FORMAT BINARY)"
+
+
+def update_text(table: sa.Table, keys: Sequence[str], columns: Sequence[str]) -> str:
+    """SQLite: ``UPDATE`` of one row; positions are ``columns`` and then ``keys``."""
+    key = ("update", table, tuple(keys), tuple(columns))
+    text = _texts_cache.get(key)
+    if text is None:
+        assignments = ", ".join(f"{_quote(column)} = ?" for column in columns)
+        condition = " AND ".join(f"{_quote(column)} = ?" for column in keys)
+        text = _texts_cache[key] = f"UPDATE {_name(table, 'sqlite')} SET {assignments} WHERE {condition}"  # noqa: S608 - our own names
+    return text
+
+
+def upsert_text(table: sa.Table, columns: Sequence[str], keys: Sequence[str]) -> str:
+    """SQLite: ``INSERT`` of one row that replaces what has the same key."""
+    text = insert_text(table, columns, "sqlite")
+    assignments = ", ".join(f"{_quote(name)} = excluded.{_quote(name)}" for name in columns if name not in keys)
+    return f"{text} ON CONFLICT ({_names(keys)}) DO UPDATE SET {assignments}"
+
+
+_set_statements: dict[tuple[object, ...], Statement] = {}
+
+
+def set_insert(table: sa.Table, columns: Sequence[str], *, keys: Sequence[str], replace: bool) -> Statement:
+    """PostgreSQL: inserts the rows of parameter ``v`` in key order; an existing row is replaced or left alone."""
+    cached = ("set_insert", table, tuple(columns), tuple(keys), replace)
+    statement = _set_statements.get(cached)
+    if statement is None:
+        rows = rows_parameter("v", **{name: table.c[name].type for name in columns})
+        source = sa.select(*[rows.c[name] for name in columns]).order_by(*[rows.c[name] for name in keys])
+        insert = postgresql.insert(table).from_select(list(columns), source)
+        others = {name: insert.excluded[name] for name in columns if name not in keys}
+        insert = (
+            insert.on_conflict_do_update(index_elements=list(keys), set_=others)
+            if replace
+            else insert.on_conflict_do_nothing()
+        )
+        statement = _set_statements[cached] = Statement(insert)
+    return statement
+
+
+def set_update(table: sa.Table, keys: Sequence[str], columns: Sequence[str]) -> Statement:
+    """PostgreSQL: updates ``columns`` of the rows of parameter ``v`` (whose values are ``columns`` and then ``keys``)."""
+    cached = ("set_update", table, tuple(keys), tuple(columns))
+    statement = _set_statements.get(cached)
+    if statement is None:
+        rows = rows_parameter("v", **{name: table.c[name].type for name in (*columns, *keys)})
+        update = sa.update(table).values({name: rows.c[name] for name in columns})
+        statement = _set_statements[cached] = Statement(update.where(*[table.c[k] == rows.c[k] for k in keys]))
+    return statement
+
+
+def _quote(name: str) -> str:
+    return f'"{name}"'
+
+
+def _names(columns: Sequence[str]) -> str:
+    return ", ".join(map(_quote, columns))
+
+
+def _name(table: sa.Table, dialect: DialectName) -> str:
+    return vault_names(f"{table.schema}.{table.name}" if table.schema else table.name, dialect)
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+TRANSLATED: Final = (
+    psycopg.Error,
+    sqlite3.Error,
+    sqlite3.Warning,
+    OverflowError,
+    UnicodeError,
+    struct.error,
+)
+"""What the drivers raise; :func:`translate` says what it means."""
+
+
+def data_error(what: str) -> Incorrect:
+    """The database refuses, or would silently change, a value of ours. ``what`` names structure, never values."""
+    return Incorrect("data-error", f"the store refused a value: {what}", remedy="Look at the message that brought it.")
+
+
+def wrong_type() -> Fault:
+    """A value of a type that its column does not have."""
+    return Fault("store-statement", "a statement got a value of the wrong type", remedy="Please report it.")
+
+
+def translate(error: Exception) -> BridgeError:
+    """The closed category of a driver's error. The driver's text may hold values, so none of it is passed on."""
+    if isinstance(error, psycopg.Error):
+        return _translate_postgresql(error)
+    if isinstance(error, sqlite3.Error):
+        return _translate_sqlite(error)
+    if isinstance(error, UnicodeError):
+        return data_error("a text that is not Unicode")
+    return data_error("a number outside 64 bits")
+
+
+def _unavailable(what: str, remedy: str = "Retried when it is back.") -> Unavailable:
+    return Unavailable("store-unavailable", f"the database {what}", remedy=remedy)
+
+
+_POSTGRESQL_CLASSES: Final[Mapping[str, Callable[[], BridgeError]]] = {
+    "08": lambda: _unavailable("connection was lost"),
+    "53": lambda: _unavailable("is out of disk, memory or connections", "Free or raise that limit."),
+    "57": lambda: _unavailable("is stopping, or cancelled the statement (time-out)"),
+    "58": lambda: _unavailable("reports an input/output error", "Look at the database server's log."),
+    "40": lambda: Conflict("store-conflict", "the transaction met another one", remedy="Retry it."),
+    "55": lambda: Conflict("store-conflict", "a lock was not to be had in time", remedy="Retry it."),
+}
+_READ_ONLY = "25006"
+
+
+def _translate_postgresql(error: psycopg.Error) -> BridgeError:
+    state = error.sqlstate
+    if state is None:
+        if isinstance(error, psycopg.DataError):
+            return data_error("U+0000 in a text, or a number outside its range")
+        if isinstance(error, psycopg.ProgrammingError | psycopg.NotSupportedError):
+            return wrong_type()
+        return _unavailable("connection was lost")
+    if state[:2] in {"22", "23"}:
+        names = (error.diag.table_name, error.diag.constraint_name or error.diag.column_name)
+        return data_error(f"SQLSTATE {state} {'.'.join(filter(None, names))}".strip())
+    if state == _READ_ONLY:
+        return _unavailable("is read-only", "Connect to the primary server.")
+    known = _POSTGRESQL_CLASSES.get(state[:2])
+    return known() if known else _statement_fault(f"SQLSTATE {state}")
+
+
+_SQLITE_CODES: Final[Mapping[int, Callable[[], BridgeError]]] = {
+    sqlite3.SQLITE_BUSY: lambda: Conflict("store-conflict", "the database file is locked", remedy="Retry."),
+    sqlite3.SQLITE_LOCKED: lambda: Conflict("store-conflict", "a table is locked", remedy="Retry."),
+    sqlite3.SQLITE_FULL: lambda: _unavailable("is out of disk", "Free disk space."),
+    sqlite3.SQLITE_IOERR: lambda: _unavailable("reports an input/output error", "Look at the disk."),
+    sqlite3.SQLITE_CANTOPEN: lambda: _unavailable(
+        "file can't be opened", "Create it with the migrations; check its rights."
+    ),
+    sqlite3.SQLITE_READONLY: lambda: _unavailable("file is read-only", "Check its rights."),
+    sqlite3.SQLITE_NOMEM: lambda: _unavailable("is out of memory", "Free memory."),
+    sqlite3.SQLITE_PROTOCOL: lambda: Conflict("store-conflict", "the database file is locked", remedy="Retry."),
+    sqlite3.SQLITE_CONSTRAINT: lambda: data_error("a constraint"),
+    sqlite3.SQLITE_TOOBIG: lambda: data_error("it is too large"),
+    sqlite3.SQLITE_MISMATCH: lambda: data_error("its type"),
+}
+
+
+def _translate_sqlite(error: sqlite3.Error) -> BridgeError:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return data_error("it is too large") if isinstance(error, sqlite3.DataError) else wrong_type()
+    known = _SQLITE_CODES.get(code & 0xFF)
+    return known() if known else _statement_fault(f"SQLite error {code}")
+
+
+def _statement_fault(what: str) -> Fault:
+    return Fault(
+        "store-statement", f"the database refused a statement: {what}", remedy="Run the migrations, or report it."
+    )
