@@ -173,8 +173,7 @@ def parse_query(
     ignored: list[str] = []
     sort: Sort | None = None
     count = DEFAULT_COUNT
-    if len(parameters) > MAX_PARAMETERS:
-        raise Incorrect("search-too-complex", "the search has too many parameters", remedy="Ask for less at once.")
+    _check(parameters)
     for full_name, value in parameters:
         name, _, modifier = full_name.partition(":")
         if not value and name in known:
@@ -202,6 +201,13 @@ def parse_query(
             remedy=f"Use {', '.join(sorted(known))}, _count, _sort; or Prefer: handling=lenient.",
         )
     return Query(kind, tuple(clauses), sort, count, tuple(understood), tuple(ignored))
+
+
+def _check(parameters: Sequence[tuple[str, str]]) -> None:
+    if len(parameters) > MAX_PARAMETERS:
+        raise Incorrect("search-too-complex", "the search has too many parameters", remedy="Ask for less at once.")
+    if any("\0" in value for _, value in parameters):
+        raise _invalid()
 
 
 def _count(value: str) -> int:

@@ -1,0 +1,308 @@
+"""What the API reads: resources, versions, histories, searches, and everything a consent decision needs to know.
+
+Asynchronous, over any connection that executes the room's statements; nothing here decides or filters by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
+import sqlalchemy as sa
+
+from bridge.consent.decision import Certainty, Compartment, ConsentOnFile, Visibility
+from bridge.consent.rule import Rule, decode
+from bridge.fhir.references import Target, parse_reference
+from bridge.fhir.search.query import Query
+from bridge.store import schema
+from bridge.store.dialect import DialectName, Row, Statement, constant, rows_parameter
+from bridge.store.search import Patients, Position, search_statement
+
+_MERGE_ROUNDS: Final = 16
+
+
+class AsyncTransaction(Protocol):
+    """One read-only snapshot of the store."""
+
+    dialect: DialectName
+
+    async def execute(self, statement: Statement, parameters: Mapping[str, Any]) -> list[Row]:
+        """Runs one statement; its rows. Raises as :meth:`bridge.store.database.Transaction.execute`."""
+        ...
+
+
+class Reads(Protocol):
+    """The store as the API sees it."""
+
+    def read(self) -> AbstractAsyncContextManager[AsyncTransaction]:
+        """A read-only snapshot for the length of the block."""
+        ...
+
+    async def visible_horizon_us(self) -> int:
+        """See :meth:`bridge.store.database.Database.visible_horizon_us`."""
+        ...
+
+
+class Current(NamedTuple):
+    """The current version of a resource; ``body`` is empty when deleted."""
+
+    resource_key: int
+    patient_key: int | None
+    version: int
+    last_updated_us: int
+    deleted: bool
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"Current({self.resource_key}, version {self.version}, <redacted>)"
+
+
+class Found(NamedTuple):
+    """A row that may answer a search."""
+
+    resource_key: int
+    fhir_id: str
+    patient_key: int | None
+    version: int
+    last_updated_us: int
+    sort_us: int
+    body: bytes
+
+    @property
+    def position(self) -> Position:
+        """Where the row stands in the order of the answer."""
+        return Position(self.sort_us, self.resource_key)
+
+    def __repr__(self) -> str:
+        return f"Found({self.resource_key}, version {self.version}, <redacted>)"
+
+
+class Version(NamedTuple):
+    """One version of a resource; ``body`` is empty for a deletion."""
+
+    version: int
+    last_updated_us: int
+    deleted: bool
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"Version({self.version}, <redacted>)"
+
+
+class PatientFacts(NamedTuple):
+    """A patient record as decision and access record need it: ``record_uuid`` names it in commitments."""
+
+    record_uuid: str
+    compartment: Compartment
+
+
+def _integer(name: str) -> sa.BindParameter[int]:
+    return sa.bindparam(name, type_=sa.BigInteger())
+
+
+def _text(name: str) -> sa.BindParameter[str]:
+    return sa.bindparam(name, type_=sa.Text())
+
+
+def _keys(name: str = "keys") -> sa.Select[Any]:
+    return sa.select(rows_parameter(name, item=sa.BigInteger()).c.item)
+
+
+_r: Final = schema.resource.c
+_v: Final = schema.resource_version.c
+_link: Final = schema.link_event.c
+_consent: Final = schema.consent_state.c
+_restriction: Final = schema.restriction.c
+_mine: Final = schema.person_link.alias("mine").c
+_others: Final = schema.person_link.alias("others").c
+
+_CURRENT: Final = Statement(
+    sa.select(_r.resource_key, _r.patient_key, _r.version, _r.last_updated_us, _r.deleted, _v.body).where(
+        _r.type == _text("type"),
+        _r.fhir_id == _text("id"),
+        _v.resource_key == _r.resource_key,
+        _v.version == _r.version,
+        _v.last_updated_us == _r.last_updated_us,
+    )
+)
+_VERSION: Final = Statement(
+    sa.select(_v.version, _v.last_updated_us, _v.deleted, _v.body).where(
+        _v.resource_key == _integer("key"), _v.version == _integer("version")
+    )
+)
+_HISTORY: Final = Statement(
+    sa.select(_v.version, _v.last_updated_us, _v.deleted, _v.body)
+    .where(
+        _v.resource_key == _integer("key"),
+        _v.version < _integer("before"),
+        _v.last_updated_us >= _integer("since"),
+        _v.last_updated_us <= _integer("horizon"),
+    )
+    .order_by(_v.version.desc())
+    .limit(_integer("limit"))
+)
+_PATIENTS_BY_ID: Final = Statement(
+    sa.select(_r.resource_key, _r.fhir_id).where(
+        _r.type == constant("Patient"),
+        _r.fhir_id.in_(sa.select(rows_parameter("ids", item=sa.Text()).c.item)),
+    )
+)
+_PATIENTS_BY_KEY: Final = Statement(
+    sa.select(_r.resource_key, _r.fhir_id, _r.record_uuid).where(_r.resource_key.in_(_keys()))
+)
+_MERGES: Final = Statement(
+    sa.select(_link.record_key, _link.other_key).where(
+        _link.kind == constant("merge"), sa.or_(_link.record_key.in_(_keys()), _link.other_key.in_(_keys("keys2")))
+    )
+)
+_MEMBERS: Final = Statement(
+    sa.select(_mine.record_key, _others.record_key, _mine.certainty, _others.certainty).where(
+        _mine.record_key.in_(_keys()), _others.person_key == _mine.person_key
+    )
+)
+_CONSENTS: Final = Statement(
+    sa.select(_consent.patient_key, _consent.consent_key, _consent.status, _consent.rule)
+    .where(_consent.patient_key.in_(_keys()), _consent.status.in_([constant("active"), constant("error")]))
+    .order_by(_consent.consent_key)
+)
+_RESTRICTIONS: Final = Statement(
+    sa.select(_restriction.patient_key).where(
+        _restriction.patient_key.in_(_keys()), _restriction.state == constant("open")
+    )
+)
+
+
+async def current(txn: AsyncTransaction, kind: str, fhir_id: str) -> Current | None:
+    """The resource as it stands, deleted ones included."""
+    rows = await txn.execute(_CURRENT, {"type": kind, "id": fhir_id})
+    return Current(*rows[0]) if rows else None
+
+
+async def version(txn: AsyncTransaction, resource_key: int, number: int) -> Version | None:
+    """One version."""
+    rows = await txn.execute(_VERSION, {"key": resource_key, "version": number})
+    return Version(*rows[0]) if rows else None
+
+
+async def history(
+    txn: AsyncTransaction, resource_key: int, *, since_us: int, before: int, horizon_us: int, limit: int
+) -> list[Version]:
+    """Versions below ``before`` changed at or after ``since_us`` and not after ``horizon_us``, newest first."""
+    parameters = {"key": resource_key, "since": since_us, "before": before, "horizon": horizon_us, "limit": limit}
+    return [Version(*row) for row in await txn.execute(_HISTORY, parameters)]
+
+
+async def search(
+    txn: AsyncTransaction,
+    query: Query,
+    visibility: Visibility,
+    patients: Sequence[Patients],
+    *,
+    after: Position | None,
+    horizon_us: int,
+    limit: int,
+) -> list[Found]:
+    """Rows that may answer the query, in its order; see :func:`bridge.store.search.search_statement`."""
+    if any(not clause.keys for clause in patients):
+        return []
+    statement, parameters = search_statement(
+        txn.dialect, query, visibility, patients, after=after, horizon_us=horizon_us, limit=limit
+    )
+    return [Found(*row) for row in await txn.execute(statement, parameters)]
+
+
+async def resolve_patients(txn: AsyncTransaction, ids: Collection[str], *, expand: bool) -> Patients:
+    """The records that patient ids stand for (law *What a client sees as Patient*).
+
+    Args:
+        txn: the snapshot.
+        ids: logical ids of Patients.
+        expand: add the records that matching surely linked to the same person; without it only those that their source
+            merged, in either direction.
+    """
+    rows = await txn.execute(_PATIENTS_BY_ID, {"ids": sorted(set(ids))}) if ids else []
+    keys = await merged_with(txn, [row[0] for row in rows])
+    if expand and keys:
+        members = await txn.execute(_MEMBERS, {"keys": sorted(keys)})
+        sure = {other for _, other, a, b in members if "possible" not in (a, b)}
+        keys = await merged_with(txn, keys | sure)
+    named = await txn.execute(_PATIENTS_BY_KEY, {"keys": sorted(keys)}) if keys else []
+    return Patients(tuple(row[0] for row in named), frozenset(f"Patient/{row[1]}" for row in named))
+
+
+async def merged_with(txn: AsyncTransaction, keys: Iterable[int]) -> set[int]:
+    """The keys and all records that sources merged with them, over any number of steps."""
+    reached = set(keys)
+    fresh = sorted(reached)
+    for _ in range(_MERGE_ROUNDS):
+        if not fresh:
+            break
+        rows = await txn.execute(_MERGES, {"keys": fresh, "keys2": fresh})
+        fresh = sorted({key for row in rows for key in row if key is not None} - reached)
+        reached.update(fresh)
+    return reached
+
+
+async def patient_keys(txn: AsyncTransaction, references: Collection[str]) -> dict[str, int]:
+    """Resource keys of the Patients that ``Patient/id`` references name; unknown ones are left out."""
+    targets: list[Target] = [target for text in references if (target := parse_reference(text))]
+    rows = await txn.execute(_PATIENTS_BY_ID, {"ids": sorted({target.id for target in targets})}) if targets else []
+    return {f"Patient/{row[1]}": row[0] for row in rows}
+
+
+async def patient_facts(txn: AsyncTransaction, keys: Collection[int]) -> dict[int, PatientFacts]:
+    """Restrictions and Consents of each patient record and of every record linked to it; unknown keys are left out."""
+    if not keys:
+        return {}
+    named = await txn.execute(_PATIENTS_BY_KEY, {"keys": sorted(keys)})
+    linked: dict[int, dict[int, Certainty]] = {row[0]: {row[0]: Certainty.OWN} for row in named}
+    for mine, other, a, b in await txn.execute(_MEMBERS, {"keys": sorted(keys)}):
+        if mine in linked and other != mine:
+            linked[mine][other] = _weaker(a, b)
+    everyone = sorted({other for others in linked.values() for other in others})
+    consents: dict[int, list[tuple[int, Rule]]] = {}
+    restricted = {row[0] for row in await txn.execute(_RESTRICTIONS, {"keys": everyone})}
+    for patient_key, consent_key, status, rule in await txn.execute(_CONSENTS, {"keys": everyone}):
+        compiled = _rule(rule) if status == "active" else None
+        if compiled is None:
+            restricted.add(patient_key)
+        else:
+            consents.setdefault(patient_key, []).append((consent_key, compiled))
+    return {
+        key: PatientFacts(record_uuid, _compartment(key, linked[key], consents, restricted))
+        for key, _, record_uuid in named
+    }
+
+
+def _compartment(
+    key: int,
+    linked: Mapping[int, Certainty],
+    consents: Mapping[int, list[tuple[int, Rule]]],
+    restricted: Collection[int],
+) -> Compartment:
+    entries = tuple(
+        ConsentOnFile(consent_key, rule, certainty)
+        for other, certainty in linked.items()
+        for consent_key, rule in consents.get(other, ())
+    )
+    return Compartment(key, any(other in restricted for other in linked), entries)
+
+
+def _weaker(a: str, b: str) -> Certainty:
+    words = {a, b}
+    for certainty in (Certainty.POSSIBLE, Certainty.CERTAIN):
+        if certainty.value in words:
+            return certainty
+    return Certainty.ASSERTED
+
+
+@lru_cache(maxsize=4096)
+def _rule(data: bytes) -> Rule | None:
+    """None when the stored rule cannot be read: its patient is then closed."""
+    try:
+        return decode(data)
+    except msgspec.MsgspecError:
+        return None
