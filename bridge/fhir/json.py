@@ -25,6 +25,11 @@ _MAX_EXPONENT: Final = 400
 # In valid JSON a quote stands only around strings, so matching strings from the left finds every one of them.
 _STRING_AND_COLON: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"([ \t\r\n]*:)?', re.DOTALL)
 
+# The decoder recurses on the C stack and trusts the interpreter's recursion limit, which other libraries raise for the
+# whole process (importing web3 sets 100,000): a bomb would then end the process. So many levels fit on any stack.
+_SAFE_LEVELS: Final = 1000
+_BRACKET: Final = re.compile(rb"[\[\]{}]")
+
 
 def _decimal(text: str) -> Decimal:
     if len(text) > _MAX_DECIMAL_CHARACTERS:
@@ -56,8 +61,11 @@ def loads(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH
         Incorrect: ``json-invalid`` (not one JSON object, a name twice in one object, U+0000, a number out of all bounds),
             ``json-too-large``, ``json-too-deep``.
     """
-    if len(data) > max_bytes or data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
+    brackets = data.count(b"[") + data.count(b"{")
+    if len(data) > max_bytes or data.count(b",") + brackets > MAX_VALUES:
         raise Incorrect("json-too-large", "the JSON text is larger than the limit", remedy="Send it in smaller parts.")
+    if brackets > _SAFE_LEVELS and _depth(data) > max_depth:
+        raise _too_deep()
     try:
         value = _decoder.decode(data)
     except RecursionError:
@@ -70,6 +78,18 @@ def loads(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH
     if sum(1 for colon in _STRING_AND_COLON.findall(data) if colon) != names:
         raise _invalid("a name stands twice in one JSON object")
     return value
+
+
+def _depth(data: bytes) -> int:
+    """Deepest nesting of brackets outside strings; right as far as the text is valid JSON."""
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(_STRING_AND_COLON.sub(b"", data)):
+        if bracket in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        else:
+            depth -= 1
+    return deepest
 
 
 def _count_names(value: dict[str, Any], max_depth: int, *, refuse_nul: bool) -> int:

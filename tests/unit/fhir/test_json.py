@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from decimal import Decimal
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from bridge.errors import Incorrect
 from bridge.fhir.json import dumps, loads, loads_stored
+from tests.reference import ROOT
 
 LEAVES = (
     st.none()
@@ -81,6 +84,24 @@ def test_deep_nesting_is_refused(body):
         loads(body)
 
     assert caught.value.code == "json-too-deep"
+
+
+def test_a_bomb_is_refused_whatever_recursion_limit_a_library_has_set():
+    """Importing web3 raises the limit to 100,000, which the C stack does not hold: the process must not die of it."""
+    script = """
+import sys
+from bridge.errors import Incorrect
+from bridge.fhir.json import loads
+
+sys.setrecursionlimit(100_000)
+try:
+    loads(b'{"text":"]}\\\\"]","a":' + b"[" * 400_000)
+except Incorrect as error:
+    print(error.code)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (0, "json-too-deep\n"), done.stderr
 
 
 @pytest.mark.parametrize("body", [b'{"a":"' + b"x" * 2000 + b'"}', b'{"a":[' + b"[]," * 400 + b"[]]}"])
