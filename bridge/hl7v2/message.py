@@ -52,6 +52,7 @@ __all__ = [
     "split_subcomponents",
     "unescape",
     "valued_elements",
+    "without_framing",
 ]
 
 
@@ -400,12 +401,17 @@ def parse(raw: bytes, *, charset: str | None = None, limits: Limits = DEFAULT_LI
             f"the message has {len(raw)} bytes, the limit is {limits.message_bytes}",
             remedy="Raise the limit if such messages are real.",
         )
-    body = raw.strip(_FRAMING).removeprefix(_BOM).lstrip(_FRAMING + b" \t")
+    body = without_framing(raw)
     delimiters, declared = read_msh(body)
     text, encoding, fallback = decode(body, charset if charset is not None else declared)
     if encoding != "UTF-8":
         delimiters = declared_delimiters(delimiters.field, delimiters.encoding_characters, encoding)
     return Message(raw, delimiters, _segments(text, delimiters, limits), charset_fallback=fallback)
+
+
+def without_framing(raw: bytes) -> bytes:
+    """``raw`` from its first meaningful byte to its last: no MLLP bytes, byte order mark or line ends around it."""
+    return raw.strip(_FRAMING).removeprefix(_BOM).lstrip(_FRAMING + b" \t")
 
 
 def read_msh(body: bytes) -> tuple[Delimiters, str]:

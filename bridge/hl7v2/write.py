@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from bridge.errors import BridgeError
 from bridge.hl7v2.charset import encoding_of
-from bridge.hl7v2.message import DEFAULT_DELIMITERS, NULL, Delimiters, Message, Null, read_msh
+from bridge.hl7v2.message import DEFAULT_DELIMITERS, NULL, Delimiters, Message, Null, read_msh, without_framing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -189,7 +189,7 @@ _KEPT: Final = 16_384  # no real MSH is longer
 
 def _header_fields(raw: bytes) -> tuple[Delimiters, str, list[str]]:
     """Delimiters, encoding and raw MSH fields by HL7's number, of whatever can be read."""
-    head = raw[:_KEPT].strip(b"\x0b\x1c\r\n").removeprefix(b"\xef\xbb\xbf").lstrip(b"\x0b\x1c\r\n \t")
+    head = without_framing(raw[:_KEPT])
     try:
         delimiters, declared = read_msh(head)
     except BridgeError:
