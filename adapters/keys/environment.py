@@ -12,7 +12,7 @@ from bridge.keys.keyset import KeySet, parse_key_set
 
 
 class EnvironmentKeysSettings(BaseModel):
-    """Settings of the key provider ``environment``."""
+    """A key set in an environment variable, for platforms that hand secrets to containers that way."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from adapters.keys.file import create_key_file
 from bridge.config.adapters import KEYS, adapter_names, load_adapter
 from bridge.errors import Incorrect, Unavailable
 from bridge.keys.envelope import open_envelope, seal
+from bridge.keys.files import create_key_file
 from bridge.keys.ports import KeyPurpose, SignerPurpose, WrappedKey
 
 

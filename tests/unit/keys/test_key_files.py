@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from adapters.keys.environment import EnvironmentKeysSettings, open_environment_keys
-from adapters.keys.file import FileKeysSettings, create_key_file, open_key_file
 from bridge.errors import Conflict, Incorrect
+from bridge.keys.files import create_key_file, open_key_file
 
 
 def test_a_new_key_file_is_its_owners_alone(tmp_path):
@@ -37,7 +37,7 @@ def test_a_key_file_that_others_can_use_is_refused(tmp_path, mode):
     path.chmod(mode)
 
     with pytest.raises(Incorrect, match="chmod 600") as caught:
-        open_key_file(FileKeysSettings(path=path))
+        open_key_file(path)
 
     assert caught.value.code == "key-file-exposed"
 
@@ -51,7 +51,7 @@ def test_a_key_file_that_cannot_be_read_is_named(tmp_path, content):
         path.chmod(0o600)
 
     with pytest.raises(Incorrect, match="hiebridge keys init") as caught:
-        open_key_file(FileKeysSettings(path=path))
+        open_key_file(path)
 
     assert caught.value.code == "key-file-missing"
 
@@ -67,3 +67,11 @@ def test_a_missing_variable_is_named(monkeypatch, value):
         open_environment_keys(EnvironmentKeysSettings())
 
     assert caught.value.code == "keys-variable-missing"
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    """Creating where nothing can be created is an error of the input, not a stack trace."""
+    with pytest.raises(Incorrect, match="nowhere") as caught:
+        create_key_file(tmp_path / "nowhere" / "keys.json")
+
+    assert caught.value.code == "key-file-unwritable"
