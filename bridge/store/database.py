@@ -73,6 +73,14 @@ class Transaction(ABC):
         """Sets ``columns`` where ``keys`` match; each row holds the values of ``columns``, then of ``keys``. Rows changed."""
 
     @abstractmethod
+    def insert_terms(self, rows: Sequence[tuple[int, str, tuple[int, ...]]]) -> None:
+        """Indexes new resources: (resource key, type, ascending 64-bit terms)."""
+
+    @abstractmethod
+    def replace_terms(self, rows: Sequence[tuple[int, str, tuple[int, ...]]]) -> None:
+        """Makes these the terms of known resources; what is equal is not written."""
+
+    @abstractmethod
     def lock(self, slots: Iterable[int]) -> None:
         """Waits for, and holds to the end of the transaction, one lock a slot (0 ≤ slot < 2³¹), in one statement.
 

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql import visitors
 from sqlalchemy.sql.functions import FunctionElement
 
 from bridge.errors import BridgeError, Conflict, Fault, Incorrect, Unavailable
+from bridge.store.schema import resource_index, resource_term
 
 DialectName = Literal["sqlite", "postgresql"]
 Parameters = Mapping[str, Any]
@@ -31,6 +31,9 @@ _POSTGRESQL: Final = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-u
 
 
 # --- sets of rows as one parameter ------------------------------------------------------------------------------------
+
+
+_NOTED: Final = "hiebridge_rows_parameters"
 
 
 class _RowsParameter(FunctionElement[Any]):
@@ -45,8 +48,14 @@ class _RowsParameter(FunctionElement[Any]):
         super().__init__()
 
 
+def _note(compiler: Any, element: _RowsParameter) -> None:
+    """Leaves the element with the compiled statement: what stands in an UPDATE's FROM no traversal of it would find."""
+    vars(compiler).setdefault(_NOTED, {})[element.parameter] = element
+
+
 @compiles(_RowsParameter, "postgresql")
 def _rows_postgresql(element: _RowsParameter, compiler: Any, **options: Any) -> str:
+    _note(compiler, element)
     quote = compiler.preparer.quote
     arrays = [
         compiler.process(sa.bindparam(f"{element.parameter}__{name}", type_=postgresql.ARRAY(type_)), **options)
@@ -57,6 +66,7 @@ def _rows_postgresql(element: _RowsParameter, compiler: Any, **options: Any) -> 
 
 @compiles(_RowsParameter, "sqlite")
 def _rows_sqlite(element: _RowsParameter, compiler: Any, **options: Any) -> str:
+    _note(compiler, element)
     quote = compiler.preparer.quote
     single = len(element.row_types) == 1
     values = []
@@ -67,7 +77,7 @@ def _rows_sqlite(element: _RowsParameter, compiler: Any, **options: Any) -> str:
     return f"(SELECT {', '.join(values)} FROM json_each({text}))"  # noqa: S608 - names of our own columns
 
 
-def rows_parameter(parameter: str, **row_types: sa.types.TypeEngine[Any]) -> sa.TableValuedAlias:
+def rows_parameter(parameter: str, /, **row_types: sa.types.TypeEngine[Any]) -> sa.TableValuedAlias:
     """A table made of a parameter: a sequence of rows (of plain values, if there is one column).
 
     Args:
@@ -76,6 +86,11 @@ def rows_parameter(parameter: str, **row_types: sa.types.TypeEngine[Any]) -> sa.
     """
     element = _RowsParameter(parameter, row_types)
     return element.table_valued(*[sa.column(name, type_) for name, type_ in row_types.items()], name=parameter)
+
+
+def insert(table: sa.Table) -> postgresql.Insert:
+    """An ``INSERT`` with ``on_conflict_do_…``, which both dialects render alike."""
+    return postgresql.insert(table)
 
 
 def constant(text: str) -> sa.ColumnElement[str]:
@@ -235,10 +250,8 @@ class Compiled:
             name: value for name, value in compiled.params.items() if value is not None and name in names
         }
         self._names = names
-        self._rows: list[tuple[str, Callable[[Any], dict[str, Any]]]] = []
-        for element in visitors.iterate(construct):  # type: ignore[arg-type]  # as above
-            if isinstance(element, sa.TableValuedAlias) and isinstance(element.element, _RowsParameter):
-                self._rows.append((element.element.parameter, _rows_binder(element.element, dialect)))
+        noted: dict[str, _RowsParameter] = vars(compiled).get(_NOTED, {})
+        self._rows = [(name, _rows_binder(element, dialect)) for name, element in noted.items()]
 
     def arguments(self, parameters: Parameters) -> list[Any]:
         """Positional arguments; KeyError if ``parameters`` lacks one."""
@@ -274,20 +287,64 @@ def _rows_binder(element: _RowsParameter, dialect: DialectName) -> Callable[[Any
 
 
 class Statement:
-    """A Core statement, compiled at first use in each dialect. Make them at import, never per call."""
+    """A Core statement, compiled at first use in each dialect. Make them at import, never per call.
 
-    __slots__ = ("_compiled", "_construct")
+    Args:
+        construct: the statement.
+        sqlite: what SQLite is told instead, where it has no word for it (only this module passes it).
+    """
 
-    def __init__(self, construct: sa.Executable) -> None:
-        self._construct = construct
+    __slots__ = ("_compiled", "_constructs")
+
+    def __init__(self, construct: sa.Executable, *, sqlite: sa.Executable | None = None) -> None:
+        self._constructs: dict[DialectName, sa.Executable] = {
+            "postgresql": construct,
+            "sqlite": construct if sqlite is None else sqlite,
+        }
         self._compiled: dict[DialectName, Compiled] = {}
 
     def compiled(self, dialect: DialectName) -> Compiled:
         """Text and parameter order for ``dialect``."""
         found = self._compiled.get(dialect)
         if found is None:
-            found = self._compiled[dialect] = Compiled(self._construct, dialect)
+            found = self._compiled[dialect] = Compiled(self._constructs[dialect], dialect)
         return found
+
+
+def first_of_each(key: sa.Column[int], value: sa.Column[int], *, keys: str, limit: str) -> Statement:
+    """Selects (key, value) for each key in parameter ``keys``, at most as many of one key as parameter ``limit`` says.
+
+    PostgreSQL stops reading a key's rows at the limit; SQLite has no lateral join, and numbers them all.
+    """
+    wanted = rows_parameter(keys, key=key.type)
+    count: sa.BindParameter[int] = sa.bindparam(limit, type_=sa.BigInteger())
+    lateral = sa.select(value).where(key == wanted.c.key).order_by(value).limit(count).lateral("found")
+    place = sa.func.row_number().over(partition_by=key, order_by=value).label("place")
+    ranked = sa.select(key, value, place).join_from(wanted, key.table, key == wanted.c.key).subquery("ranked")
+    return Statement(
+        sa.select(wanted.c.key, lateral.c[value.name]).join_from(wanted, lateral, sa.true()),
+        sqlite=sa.select(ranked.c[key.name], ranked.c[value.name]).where(ranked.c.place <= count),
+    )
+
+
+_terms_wanted = rows_parameter("v", resource_key=resource_index.c.resource_key.type, terms=sa.Text())
+_terms = sa.cast(_terms_wanted.c.terms, postgresql.ARRAY(sa.BigInteger()))
+REPLACE_TERMS: Final = Statement(
+    sa.update(resource_index)
+    .values(terms=_terms)
+    .where(resource_index.c.resource_key == _terms_wanted.c.resource_key, resource_index.c.terms != _terms)
+)
+"""PostgreSQL: index terms of known resources, as (key, array literal); rows whose terms are equal stay untouched."""
+
+_term_keys = rows_parameter("keys", resource_key=resource_term.c.resource_key.type)
+SELECT_TERMS: Final = Statement(
+    sa.select(resource_term).join_from(
+        _term_keys, resource_term, resource_term.c.resource_key == _term_keys.c.resource_key
+    )
+)
+"""SQLite: (term, resource_key) of the resources in parameter ``keys``."""
+
+DELETE_TERM: Final = "DELETE FROM resource_term WHERE term = ? AND resource_key = ?"
 
 
 def vault_names(sql: str, dialect: DialectName) -> str:

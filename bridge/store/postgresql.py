@@ -18,7 +18,7 @@ from bridge.errors import BridgeError, Fault, Unavailable
 from bridge.store import dialect as d
 from bridge.store.database import NO_PARAMETERS, Database, Transaction
 from bridge.store.dialect import DialectName, Row, Statement
-from bridge.store.schema import KEY_BLOCK, KEYED
+from bridge.store.schema import KEY_BLOCK, KEYED, resource_index
 
 WRITER_NAME: Final = "hiebridge"
 READER_NAME: Final = "hiebridge-read"
@@ -183,6 +183,14 @@ class PostgresqlTransaction(Transaction):
         self, table: sa.Table, keys: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[Any]]
     ) -> int:
         return self.change(d.set_update(table, keys, columns), {"v": rows}) if rows else 0
+
+    def insert_terms(self, rows: Sequence[tuple[int, str, tuple[int, ...]]]) -> None:
+        self.insert_rows(resource_index, rows)
+
+    def replace_terms(self, rows: Sequence[tuple[int, str, tuple[int, ...]]]) -> None:
+        if rows:
+            # unnest would flatten arrays of arrays, so each row's array travels as its literal
+            self.change(d.REPLACE_TERMS, {"v": [(key, f"{{{','.join(map(str, terms))}}}") for key, _, terms in rows]})
 
     def lock(self, slots: Iterable[int]) -> None:
         self._text(_LOCK, (d.Int8Array(d.int8_array_data(sorted(set(slots)))),))

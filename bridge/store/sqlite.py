@@ -19,7 +19,7 @@ from bridge.errors import BridgeError, Conflict, Fault, Unavailable
 from bridge.store import dialect as d
 from bridge.store.database import FOREVER_US, NO_PARAMETERS, Database, Transaction
 from bridge.store.dialect import DialectName, Row, Statement
-from bridge.store.schema import KEYED, key_counter, store_clock
+from bridge.store.schema import KEYED, key_counter, resource_term, store_clock
 
 BUSY_SECONDS: Final = 30.0
 _PRAGMAS: Final = (
@@ -211,6 +211,17 @@ class SqliteTransaction(Transaction):
         except d.TRANSLATED as error:
             failure = d.translate(error)
         raise failure
+
+    def insert_terms(self, rows: Sequence[tuple[int, str, tuple[int, ...]]]) -> None:
+        self.insert_rows(resource_term, [(term, key) for key, _, terms in rows for term in terms])
+
+    def replace_terms(self, rows: Sequence[tuple[int, str, tuple[int, ...]]]) -> None:
+        if not rows:
+            return
+        stored = set(self.execute(d.SELECT_TERMS, {"keys": [key for key, _, _ in rows]}))
+        wanted = {(term, key) for key, _, terms in rows for term in terms}
+        self._many(d.DELETE_TERM, sorted(stored - wanted))
+        self.insert_rows(resource_term, sorted(wanted - stored))
 
     def lock(self, slots: Iterable[int]) -> None:
         """Nothing to do: ``BEGIN IMMEDIATE`` holds the one write lock."""

@@ -1,0 +1,102 @@
+"""Raw messages, encrypted: the copy that is kept, and the embedded queue of sources without Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final, NamedTuple
+
+import sqlalchemy as sa
+
+from bridge.store.database import Transaction
+from bridge.store.dialect import Statement, constant, rows_parameter
+from bridge.store.rows import RawMessageRow
+from bridge.store.schema import BIGINT, TEXT
+from bridge.store.schema import raw_message as t
+
+
+class RawCount(NamedTuple):
+    """How many raw messages of a source stand where."""
+
+    source: str
+    state: str
+    outcome: str | None
+    number: int
+
+
+_keys: Final = rows_parameter("keys", raw_key=BIGINT, received_us=BIGINT)
+_paused: Final = rows_parameter("paused", source=TEXT)
+_PEEK: Final = Statement(
+    sa.select(t)
+    .where(t.c.state == constant("waiting"), t.c.source.not_in(sa.select(_paused.c.source)))
+    .order_by(t.c.received_us, t.c.raw_key)
+    .limit(sa.bindparam("count"))
+)
+_HOLD: Final = Statement(
+    sa.select(t.c.raw_key)
+    .where(
+        sa.tuple_(t.c.raw_key, t.c.received_us).in_(sa.select(_keys.c.raw_key, _keys.c.received_us)),
+        t.c.state == constant("waiting"),
+    )
+    .order_by(t.c.raw_key)
+    .with_for_update(skip_locked=True)
+)
+_TRIED: Final = Statement(
+    sa.update(t)
+    .values(attempts=t.c.attempts + 1)
+    .where(
+        sa.tuple_(t.c.raw_key, t.c.received_us).in_(sa.select(_keys.c.raw_key, _keys.c.received_us)),
+    )
+)
+_GET: Final = Statement(
+    sa.select(t).where(t.c.raw_key == sa.bindparam("key"), t.c.received_us == sa.bindparam("received"))
+)
+_COUNTS: Final = Statement(
+    sa.select(t.c.source, t.c.state, t.c.outcome, sa.func.count()).group_by(t.c.source, t.c.state, t.c.outcome)
+)
+
+
+def insert(txn: Transaction, rows: Sequence[RawMessageRow]) -> None:
+    """Keeps new raw messages."""
+    txn.insert_rows(t, rows)
+
+
+def waiting(txn: Transaction, limit: int, *, paused: Collection[str] = ()) -> list[RawMessageRow]:
+    """Up to ``limit`` waiting messages, oldest first, of sources that are not ``paused``; nobody is held off by looking."""
+    return [RawMessageRow._make(row) for row in txn.execute(_PEEK, {"count": limit, "paused": set(paused)})]
+
+
+def hold_waiting(txn: Transaction, keys: Collection[tuple[int, int]]) -> set[int]:
+    """Holds those of the (raw_key, received_us) that still wait and that nobody else holds; their raw keys.
+
+    Finish them in the same transaction, or they wait again.
+    """
+    if not keys:
+        return set()
+    held = {row[0] for row in txn.execute(_HOLD, {"keys": set(keys)})}
+    txn.change(_TRIED, {"keys": [key for key in keys if key[0] in held]})
+    return held
+
+
+def finish(txn: Transaction, rows: Sequence[tuple[int, int, str, str | None]]) -> None:
+    """Sets (raw_key, received_us, state, outcome)."""
+    ordered = [(state, outcome, raw_key, received_us) for raw_key, received_us, state, outcome in sorted(rows)]
+    txn.update_rows(t, ("raw_key", "received_us"), ("state", "outcome"), ordered)
+
+
+def describe(
+    txn: Transaction, rows: Sequence[tuple[int, int, str | None, str | None, bytes | None, int | None]]
+) -> None:
+    """Sets what only parsing shows: (raw_key, received_us, sender, control_id, digest, owner_key)."""
+    ordered = [(*found, raw_key, received_us) for raw_key, received_us, *found in sorted(rows, key=lambda row: row[:2])]
+    txn.update_rows(t, ("raw_key", "received_us"), ("sender", "control_id", "digest", "owner_key"), ordered)
+
+
+def get(txn: Transaction, raw_key: int, received_us: int) -> RawMessageRow | None:
+    """One raw message."""
+    rows = txn.execute(_GET, {"key": raw_key, "received": received_us})
+    return RawMessageRow._make(rows[0]) if rows else None
+
+
+def counts(txn: Transaction) -> list[RawCount]:
+    """How many stand where, by source (reads the whole table)."""
+    return [RawCount._make(row) for row in txn.execute(_COUNTS)]

@@ -1,0 +1,72 @@
+"""Patients closed to all but emergency access, because a consent of theirs could not be understood."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+import sqlalchemy as sa
+
+from bridge.store.database import Transaction
+from bridge.store.dialect import Statement, constant, rows_parameter
+from bridge.store.rows import RestrictionRow
+from bridge.store.schema import BIGINT, BYTES
+from bridge.store.schema import restriction as t
+
+_open: Final = t.c.state == constant("open")
+_keys: Final = rows_parameter("keys", key=BIGINT)
+_OPEN_FOR: Final = Statement(
+    sa.select(t).join_from(_keys, t, t.c.patient_key == _keys.c.key).where(_open).order_by(t.c.restriction_key)
+)
+_OF_DEAD_LETTERS: Final = Statement(
+    sa.select(t).join_from(_keys, t, t.c.dead_key == _keys.c.key).order_by(t.c.restriction_key)
+)
+_LIFT: Final = Statement(
+    sa.update(t)
+    .values(state="lifted", lifted_us=sa.bindparam("now"), lifted_by=sa.bindparam("by"), reason=sa.bindparam("reason_"))
+    .where(t.c.restriction_key.in_(sa.select(_keys.c.key)), _open)
+)
+_found: Final = rows_parameter("found", identity_mac=BYTES, patient_key=BIGINT)
+_RESOLVE: Final = Statement(
+    sa.update(t)
+    .values(
+        patient_key=sa.select(sa.func.min(_found.c.patient_key))
+        .where(_found.c.identity_mac == t.c.identity_mac)
+        .scalar_subquery()
+    )
+    .where(t.c.identity_mac.in_(sa.select(_found.c.identity_mac)), t.c.patient_key.is_(None))
+)
+
+
+def add(txn: Transaction, rows: Sequence[RestrictionRow]) -> None:
+    """Closes patients, each by its resource key or, until that is known, by the keyed digest of an identifier."""
+    txn.insert_rows(t, rows)
+
+
+def open_for(txn: Transaction, patient_keys: Collection[int]) -> dict[int, list[RestrictionRow]]:
+    """The open restrictions of each patient record; an empty list where there are none."""
+    found: dict[int, list[RestrictionRow]] = {key: [] for key in patient_keys}
+    if found:
+        for row in txn.execute(_OPEN_FOR, {"keys": list(found)}):
+            found[row[1]].append(RestrictionRow._make(row))
+    return found
+
+
+def of_dead_letters(txn: Transaction, dead_keys: Collection[int]) -> list[RestrictionRow]:
+    """All restrictions that came with these dead letters, lifted ones included."""
+    if not dead_keys:
+        return []
+    return [RestrictionRow._make(row) for row in txn.execute(_OF_DEAD_LETTERS, {"keys": set(dead_keys)})]
+
+
+def lift(txn: Transaction, restriction_keys: Collection[int], *, lifted_by: str, reason: str) -> int:
+    """Lifts those that are open; how many they were."""
+    if not restriction_keys:
+        return 0
+    given = {"keys": set(restriction_keys), "now": txn.start_us, "by": lifted_by, "reason_": reason}
+    return txn.change(_LIFT, given)
+
+
+def resolve_identity(txn: Transaction, patients: Mapping[bytes, int]) -> int:
+    """Ties restrictions that know only an identifier's digest to the patient who turns out to bear it; how many."""
+    return txn.change(_RESOLVE, {"found": list(patients.items())}) if patients else 0
