@@ -97,7 +97,11 @@ class MllpSettings(BaseModel):
         gt=0,
         description="How long one message may take from its first byte to its last, and an answer to leave.",
     )
-    max_connections: int = Field(default=256, gt=0, description="Further connections are closed at once.")
+    max_connections: int = Field(
+        default=256,
+        gt=0,
+        description="Further connections are closed at once; memory is at most this times max_message_bytes.",
+    )
     stop_timeout_seconds: float = Field(
         default=5, ge=0, description="How long a message may take to finish once stopping was asked for."
     )
@@ -213,7 +217,7 @@ class _Connection:
                 for found in completed:
                     if not await self._took(found):
                         return
-                if not data and self._reader.at_eof():
+                if (not data and self._reader.at_eof()) or self._stray > _MAX_STRAY_BYTES:
                     return
                 if not self._frames.inside:
                     self._begun = None
@@ -221,7 +225,7 @@ class _Connection:
                     self._begun = self._loop.time()
         except (OSError, TimeoutError) as error:
             self._report("mllp-connection-lost", cause=type(error).__name__)
-        except Exception as error:  # noqa: BLE001 - one connection's trouble is not the listener's; its text may hold data
+        except Exception as error:  # noqa: BLE001 - one connection's trouble harms no other; its text may hold data
             _log.error("mllp-connection-failed", listener=self._listener, cause=type(error).__name__)
         finally:
             await self._close()
@@ -253,7 +257,7 @@ class _Connection:
 
     def hurry(self) -> None:
         """Stopping was asked for: a message that has begun may finish, nothing new begins."""
-        if self._waiting is not None:
+        if self._waiting is not None and not self._waiting.expired():
             self._waiting.reschedule(self._deadline(self._frames.ends_in_fs))
 
     async def _took(self, found: Frame | Stray) -> bool:
@@ -261,16 +265,21 @@ class _Connection:
         if isinstance(found, Stray):
             self._stray += found.count
             self._report("mllp-stray-bytes", bytes=found.count)
-            return self._stray <= _MAX_STRAY_BYTES
+            return True
+        self._stray = 0
         try:
             error = await self._refusal(found)
             failpoint("mllp.before-acknowledge")
-        except BridgeError as failure:  # not stored: silence, so that the sender sends again
-            self._report("mllp-not-stored", code=failure.code)
+        except Exception as failure:  # noqa: BLE001 - whatever it was, nothing was stored: silence, so that it is sent again
+            code = failure.code if isinstance(failure, BridgeError) else type(failure).__name__
+            self._report("mllp-not-stored", code=code)
             return False
-        code = AckCode.ACCEPT if error is None else AckCode.REJECT
         answer = acknowledge(
-            found.content, code, control_id=f"{_PROCESS}{next(_answers)}", now=datetime.now(UTC), error=error
+            found.content,
+            AckCode.ACCEPT if error is None else AckCode.REJECT,
+            control_id=f"{_PROCESS}{next(_answers)}",
+            now=datetime.now(UTC),
+            error=error,
         )
         self._writer.write(frame(answer))
         async with asyncio.timeout(self._settings.read_timeout_seconds):

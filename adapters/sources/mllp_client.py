@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
@@ -31,7 +31,7 @@ class Acknowledgement:
     code: str
     control_id: str
     error: str
-    raw: bytes
+    raw: bytes = field(repr=False)
 
 
 class MllpSender:

@@ -400,14 +400,15 @@ def test_nothing_of_a_message_is_logged():
         async with listening(intake, read_timeout_seconds=0.1) as (port, _, _):
             for _ in range(3):
                 await exchange(port, frame(message(1, b"sEcReT")), answers=1)
-            await exchange(port, b"sEcReT" + frame(b"sEcReT") + b"\x0bsEcReT", answers=2)
+            await exchange(port, b"sEcReT" + frame(b"sEcReT") + b"\x0bsEcReT", answers=2)  # the second never comes
 
     with structlog.testing.capture_logs() as logs:
         run(scenario)
 
-    assert {"mllp-not-stored", "mllp-connection-failed", "mllp-message-refused", "mllp-stray-bytes"} <= {
+    assert {"mllp-not-stored", "mllp-message-refused", "mllp-stray-bytes", "mllp-message-too-slow"} <= {
         entry["event"] for entry in logs
     }
+    assert {"down", "RuntimeError", "never", "not-hl7"} <= {entry.get("code") for entry in logs}
     assert "sEcReT" not in repr(logs)
 
 
