@@ -36,7 +36,7 @@ _OURS: Final = ("bridge", "adapters")
 
 
 def configure_logging(level: str = "info") -> None:
-    """Routes structlog, the standard library's logging, warnings and uncaught exceptions to standard error.
+    """Routes structlog and the standard library's logging to standard error.
 
     Args:
         level: least level shown, one of :data:`LEVELS`. Foreign libraries are shown from ``warning`` on.
@@ -52,10 +52,14 @@ def configure_logging(level: str = "info") -> None:
     root.setLevel(logging.WARNING)
     for name in _OURS:
         logging.getLogger(name).setLevel(LEVELS[level])
+
+
+def take_over_process() -> None:
+    """Routes the interpreter's own words the same way: warnings, and exceptions that nobody catches in any thread."""
     logging.captureWarnings(capture=True)
-    sys.excepthook = lambda _kind, value, _trace: _uncaught(value)
-    sys.unraisablehook = lambda raised: _uncaught(raised.exc_value)
-    threading.excepthook = lambda raised: _uncaught(raised.exc_value)
+    sys.excepthook = lambda _kind, value, _trace: log_uncaught(value)
+    sys.unraisablehook = lambda raised: log_uncaught(raised.exc_value)
+    threading.excepthook = lambda raised: log_uncaught(raised.exc_value)
 
 
 class _Line:
@@ -149,7 +153,8 @@ def _cause(exception: BaseException) -> BaseException | None:
     return exception.__cause__ or (None if exception.__suppress_context__ else exception.__context__)
 
 
-def _uncaught(value: BaseException | None) -> None:
+def log_uncaught(value: BaseException | None) -> None:
+    """Logs an exception that nobody catches, reduced; an interrupt is none."""
     if isinstance(value, KeyboardInterrupt):
         return
     fields = {"exception": reduced(value)} if value is not None else {}

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from bridge.errors import Category, Incorrect, Where
-from bridge.telemetry.logs import configure_logging, plain, reduced
+from bridge.telemetry.logs import configure_logging, plain, reduced, take_over_process
 from bridge.telemetry.redact import REDACTED, Redacted
 
 NAME = "Zaphod-Beeblebrox"
@@ -25,6 +25,7 @@ def logged(capsys):
     root = logging.getLogger()
     before = (sys.excepthook, sys.unraisablehook, threading.excepthook, root.handlers[:], root.level)
     configure_logging("debug")
+    take_over_process()
 
     def logged():
         out, err = capsys.readouterr()

@@ -1,0 +1,113 @@
+"""The command ``hiebridge``: finds its commands by the table below, and imports only the one that is called.
+
+To add a command, put a click command called ``command`` into ``bridge/cli/commands/NAME.py`` and its line into
+:data:`COMMANDS`. Its help ends with an example that starts with ``$ hiebridge NAME``. It raises the closed error categories;
+this module alone turns them into texts and exit codes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import click
+
+from bridge.cli.errors import EXIT_CODES, INTERRUPTED, render, unexpected
+from bridge.cli.invocation import Invocation
+from bridge.errors import BridgeError
+from bridge.telemetry.logs import LEVELS, configure_logging, log_uncaught, take_over_process
+
+COMMANDS: Final[Mapping[str, str]] = {
+    "config": "Check, show and describe the configuration.",
+    "keys": "Make the keys of a deployment.",
+    "token": "Make an access token for a demonstration.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Names in the table."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
+        """Imports one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"bridge.cli.commands.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the table, so that help imports nothing."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    default=Path("hiebridge.yaml"),
+    envvar="HIEBRIDGE_CONFIG",
+    show_default=True,
+    show_envvar=True,
+    help="The configuration file.",
+)
+@click.option("--log-level", type=click.Choice(list(LEVELS)), help="Least level logged; default: as configured.")
+@click.version_option(package_name="hie-bridge")
+@click.pass_obj
+def hiebridge(invocation: Invocation, config: Path, log_level: str | None) -> None:
+    """HL7 v2 and FHIR feeds to provable, consent-checked FHIR R4 records.
+
+    Exit codes: 0 done; 1 a check found something wrong, or nobody read the answer; 2 incorrect input or configuration; 3 forbidden; 4 not found;
+    5 conflict; 6 busy; 7 unavailable; 8 unsupported; 9 fault of the program; 130 interrupted.
+
+    \b
+    Example:
+      $ hiebridge --config bridge.yaml config check
+    """  # noqa: D301 - \b is click's mark for text that is not wrapped
+    invocation.config = config
+    invocation.log_level = log_level
+    if log_level:
+        configure_logging(log_level)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and answers its exit code.
+
+    Args:
+        arguments: without the program's name; None = those of the process.
+    """
+    configure_logging()
+    invocation = Invocation()
+    try:
+        result: Any = hiebridge.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="hiebridge",
+            obj=invocation,
+            standalone_mode=False,
+        )
+    except BridgeError as error:
+        click.echo(render(error, as_json=invocation.as_json), err=True)
+        return EXIT_CODES[error.category]
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last place that can keep its text from the terminal
+        log_uncaught(error)
+        click.echo(render(unexpected(error), as_json=invocation.as_json), err=True)
+        return EXIT_CODES[unexpected(error).category]
+    return result if isinstance(result, int) else 0
+
+
+def main() -> NoReturn:
+    """Entry point of the installed command."""
+    take_over_process()
+    sys.exit(run())
