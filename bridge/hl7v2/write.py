@@ -142,8 +142,8 @@ def acknowledge(
 ) -> bytes:
     """An original mode acknowledgement of ``raw``, which need not be readable: what its header holds is echoed.
 
-    Applications and facilities are swapped; version, processing id, event and control id echoed as they were written, in
-    the sender's delimiters and encoding. A header that cannot be read gives default delimiters, version 2.5.1 and an empty
+    Applications and facilities are swapped; version, processing id, event (from 2.3.1) and control id echoed as they were
+    written, in the sender's delimiters and encoding. A header that cannot be read gives default delimiters, version 2.5.1 and an empty
     MSA-2.
 
     Args:
@@ -162,7 +162,7 @@ def acknowledge(
     number = _version_number(version)
     component = delimiters.component
     event = echoed(9).partition(component)[2].partition(component)[0]
-    kind = component.join(filter(None, ("ACK", event, "ACK" if event and number >= (2, 4) else "")))
+    kind = component.join(("ACK", event, "ACK")) if event and number >= (2, 3, 1) else "ACK"
     msh = ["MSH", delimiters.encoding_characters, echoed(5), echoed(6), echoed(3), echoed(4)]
     msh += [now.strftime("%Y%m%d%H%M%S%z"), "", kind, escape(control_id, delimiters), echoed(11, "P"), version]
     if charset != "US-ASCII" and echoed(18):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from hl7apy.consts import VALIDATION_LEVEL
+from hl7apy.parser import parse_message
 
 from bridge.hl7v2.delimiters import Delimiters
 from bridge.hl7v2.message import NULL, parse
@@ -70,8 +72,9 @@ def test_acceptance_echoes_and_swaps():
 @pytest.mark.parametrize(
     ("version", "kind", "msa3", "err"),
     [
-        (b"2.2", ("ACK", "A01", "ACK"), "not-hl7", (1, 1, 4, 1)),
-        (b"2.3", ("ACK", "A01", "ACK"), "not-hl7", (1, 1, 4, 1)),
+        (b"2.2", ("ACK", "", "ACK"), "not-hl7", (1, 1, 4, 1)),
+        (b"2.3", ("ACK", "", "ACK"), "not-hl7", (1, 1, 4, 1)),
+        (b"2.3.1", ("ACK", "A01", "ACK"), "not-hl7", (1, 1, 4, 1)),
         (b"2.4", ("ACK", "A01", "ACK"), "not-hl7", (1, 1, 4, 1)),
         (b"2.5", ("ACK", "A01", "ACK"), "not-hl7", (3, 1, 1, 1)),
         (b"2.8.2", ("ACK", "A01", "ACK"), None, (3, 1, 1, 1)),
@@ -133,3 +136,16 @@ def test_own_delimiters_and_framing():
 
     assert written.startswith(b"MSH$*%@:$C$D$A$B$")
     assert b"\rMSA$AE$7|9$not-hl7\rERR$$$207*Application error*HL70357$E$$$$not-hl7\r" in written
+
+
+@pytest.mark.parametrize("version", ["2.3.1", "2.4", "2.5", "2.5.1", "2.6", "2.7", "2.8"])
+@pytest.mark.parametrize(("code", "error"), [(AckCode.ACCEPT, None), (AckCode.REJECT, REFUSED)])
+def test_hl7apy_finds_nothing_wrong(version, code, error):
+    """Strict validation by another library, in each version from 2.3.1 (before, it knows no acknowledgement without MSH-9.3)."""
+    raw = b"MSH|^~\\&|A|B|C|D|2026||ADT^A01|7|P|" + version.encode()
+    text = acknowledge(raw, code, control_id="A-1", now=NOW, error=error).decode().rstrip("\r")
+
+    read = parse_message(text, validation_level=VALIDATION_LEVEL.STRICT)
+
+    assert read.validate()
+    assert read.msa.msa_2.value == "7"
