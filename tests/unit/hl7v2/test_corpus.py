@@ -55,9 +55,9 @@ def test_every_published_message_parses_or_is_refused_by_name(folder):
 
 @pytest.mark.parametrize("folder", FOLDERS[:2] + FOLDERS[3:5])
 def test_hl7apy_reads_the_same_elements(folder):
-    """Wherever hl7apy accepts a message, each field holds the same valued primitives in the same places."""
+    """Of every fourth file: wherever hl7apy accepts a message, each field holds the same valued primitives in the same places."""
     compared = 0
-    for raw in files(folder)[:150]:
+    for raw in files(folder)[::4]:
         for part in split_messages(raw)[:3]:
             compared += agrees(parse(part))
 
@@ -65,9 +65,9 @@ def test_hl7apy_reads_the_same_elements(folder):
 
 
 def test_hl7apy_reads_simhospital_the_same():
-    """Every tenth of the recorded messages; hl7apy accepts them all."""
+    """Every twentieth of the recorded messages; hl7apy accepts them all."""
     raw = reference_data("hl7v2", "google-simhospital", "messages.out").read_bytes()
-    sample = split_messages(raw)[::10]
+    sample = split_messages(raw)[::20]
 
     assert sum(agrees(parse(part)) for part in sample) == len(sample)
 
