@@ -1,0 +1,368 @@
+"""The one way by which resources leave: fetch, check on the body, decide, record, answer.
+
+Every row is decided after it was fetched, on the same snapshot as the consents. Absent and hidden take the same path to the
+same error. Nothing is returned before the access record is durable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, NamedTuple, Protocol
+
+from bridge.access.journal import AccessEntry, Ticket
+from bridge.access.tokens import Principal
+from bridge.consent.decision import AccessRequest, Compartment, ConsentDecision, Resource, decide, visibility
+from bridge.consent.policy import Policy
+from bridge.consent.rule import Code
+from bridge.errors import NotFound
+from bridge.fhir.json import loads_stored
+from bridge.fhir.references import patients_of
+from bridge.fhir.search.match import matches
+from bridge.fhir.search.query import DateClause, Query, SortBy
+from bridge.store import reader
+from bridge.store.reader import AsyncTransaction, Found, PatientFacts, Reads
+from bridge.store.search import Patients, Position
+
+FOREVER_US: Final = 2**63 - 1
+SCAN_ROWS: Final = 2000  # rows looked at for one page; then the page is given as it is, with a link on
+MAX_NAMED_PATIENTS: Final = 50
+_CODED: Final = ("code", "category", "type", "class")
+
+
+class Journal(Protocol):
+    """Keeps access records; see :class:`bridge.access.journal.AccessJournal`."""
+
+    async def open(self, principal: Principal, entries: Sequence[AccessEntry]) -> list[Ticket]:
+        """Returns once the records are durable."""
+        ...
+
+    def close(self, tickets: Sequence[Ticket], outcome: str, status: int) -> None:
+        """Notes what became of the answer."""
+        ...
+
+
+class Trail:
+    """The access records of one request, from first decision to last byte."""
+
+    def __init__(self, journal: Journal, principal: Principal) -> None:
+        self._journal = journal
+        self._tickets: list[Ticket] = []
+        self.principal = principal
+
+    async def record(self, entries: Sequence[AccessEntry]) -> None:
+        """Makes the records durable; raises as :meth:`Journal.open`."""
+        self._tickets += await self._journal.open(self.principal, entries)
+
+    def close(self, outcome: str, status: int) -> None:
+        """Says what became of the answer; later calls say nothing more."""
+        self._journal.close(self._tickets, outcome, status)
+        self._tickets = []
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One version of a resource: the stored bytes."""
+
+    body: bytes = field(repr=False)
+    version: int
+    last_updated_us: int
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of the answer to a search.
+
+    Attributes:
+        found: rows that may be shown, in order.
+        after: where the next page begins; None if this is the last.
+        total: number of all matches, where it is known without further reading.
+    """
+
+    found: tuple[Found, ...] = field(repr=False)
+    after: Position | None
+    total: int | None
+
+
+class _Decided(NamedTuple):
+    decision: ConsentDecision
+    patients: tuple[int, ...]
+
+
+class _Body:
+    """A stored body, parsed only if someone looks inside."""
+
+    def __init__(self, kind: str, data: bytes, patient_key: int | None) -> None:
+        self.kind = kind
+        self.data = data
+        self.patient_key = patient_key
+
+    @cached_property
+    def parsed(self) -> dict[str, Any]:
+        return loads_stored(self.data)
+
+    def references(self) -> tuple[str, ...]:
+        """Patients that the body names, if there may be others than the row's."""
+        if self.patient_key is not None and self.data.count(b"Patient/") <= 1:
+            return ()
+        return patients_of(self.parsed) if self.data else ()
+
+    def codings(self) -> frozenset[Code]:
+        return frozenset(_codings(self.parsed)) if self.data else frozenset()
+
+
+def _codings(resource: Mapping[str, Any]) -> Iterable[Code]:
+    for name in _CODED:
+        value = resource.get(name)
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict):
+                for coding in item.get("coding", [item]):
+                    if isinstance(coding.get("code"), str):
+                        yield Code(coding.get("system", ""), coding["code"])
+
+
+class Enforcer:
+    """Reads for a caller.
+
+    Args:
+        reads: the store.
+        policy: what holds where no Consent speaks.
+        now_us: clock, µs since the epoch.
+    """
+
+    def __init__(
+        self, reads: Reads, policy: Policy, now_us: Callable[[], int] = lambda: time.time_ns() // 1000
+    ) -> None:
+        self._reads = reads
+        self._policy = policy
+        self._now_us = now_us
+
+    async def read(self, trail: Trail, kind: str, fhir_id: str, version: int | None = None) -> Answer:
+        """The current version, or the one asked for.
+
+        Raises:
+            NotFound: ``resource-not-found``: it is absent, deleted, or hidden.
+        """
+        interaction = "read" if version is None else "vread"
+        answer: Answer | None = None
+        decided: list[_Decided] = []
+        facts: dict[int, PatientFacts] = {}
+        async with self._reads.read() as txn:
+            current = await reader.current(txn, kind, fhir_id)
+            if current is not None:
+                shown = reader.Version(*current[2:6])
+                if version is not None and version != current.version:
+                    shown = await reader.version(txn, current.resource_key, version) or _NO_VERSION
+                bodies = [_Body(kind, data, current.patient_key) for data in {current.body, shown.body}]
+                request = await self._request(txn, trail.principal)
+                decided, facts = await self._decide(txn, request, bodies)
+                if not shown.deleted and all(item.decision.permitted for item in decided):
+                    answer = Answer(shown.body, shown.version, shown.last_updated_us)
+        await trail.record(_entries(interaction, kind, fhir_id, decided, facts))
+        if answer is None:
+            raise not_found()
+        return answer
+
+    async def history(
+        self, trail: Trail, kind: str, fhir_id: str, *, since_us: int | None, before: int, count: int
+    ) -> list[Answer]:
+        """Versions below ``before``, newest first; up to ``count`` + 1, so that the caller knows if there are more.
+
+        With ``since_us`` versions are left out that may still get older company (law *Versions and bytes*).
+
+        Raises:
+            NotFound: ``resource-not-found``.
+        """
+        horizon_us = await self._reads.visible_horizon_us() if since_us is not None else FOREVER_US
+        answers: list[Answer] = []
+        decided: list[_Decided] = []
+        facts: dict[int, PatientFacts] = {}
+        async with self._reads.read() as txn:
+            current = await reader.current(txn, kind, fhir_id)
+            if current is not None:
+                versions = await reader.history(
+                    txn,
+                    current.resource_key,
+                    since_us=since_us or 0,
+                    before=before,
+                    horizon_us=horizon_us,
+                    limit=count + 1,
+                )
+                bodies = [
+                    _Body(kind, data, current.patient_key) for data in (current.body, *(v.body for v in versions))
+                ]
+                request = await self._request(txn, trail.principal)
+                decided, facts = await self._decide(txn, request, bodies)
+                if decided[0].decision.permitted:
+                    answers = [
+                        Answer(item.body, item.version, item.last_updated_us, item.deleted)
+                        for item, outcome in zip(versions, decided[1:], strict=True)
+                        if outcome.decision.permitted
+                    ]
+        await trail.record(_entries("history-instance", kind, fhir_id, decided, facts))
+        if not decided or not decided[0].decision.permitted:
+            raise not_found()
+        return answers
+
+    async def search(self, trail: Trail, query: Query, after: Position | None = None) -> Page:
+        """One page of what the caller may see of the answer.
+
+        The page is full unless the answer ends or the scan budget is spent; hidden rows leave no gap and no link.
+        """
+        horizon_us = await self._reads.visible_horizon_us() if _polls(query) else FOREVER_US
+        wanted = query.count or SCAN_ROWS
+        found: list[Found] = []
+        decided: list[_Decided] = []
+        facts: dict[int, PatientFacts] = {}
+        position, scanned, exhausted = after, 0, False
+        async with self._reads.read() as txn:
+            request = await self._request(txn, trail.principal)
+            patients = [
+                await reader.resolve_patients(txn, clause.ids, expand=clause.expand) for clause in query.patient_clauses
+            ]
+            allowed = visibility(request, self._policy)
+            while len(found) <= wanted and not exhausted and scanned < SCAN_ROWS:
+                limit = min(wanted + 1 - len(found), SCAN_ROWS - scanned)
+                rows = await reader.search(
+                    txn, query, allowed, patients, after=position, horizon_us=horizon_us, limit=limit
+                )
+                exhausted = len(rows) < limit
+                scanned += len(rows)
+                if rows:
+                    position = rows[-1].position
+                answering = [(row, body) for row in rows if (body := _matching(query, row, patients)) is not None]
+                outcomes, known = await self._decide(txn, request, [body for _, body in answering])
+                facts.update(known)
+                for (row, _), outcome in zip(answering, outcomes, strict=True):
+                    if not outcome.decision.permitted:
+                        decided.append(outcome)
+                    else:
+                        found.append(row)
+                        if len(found) <= wanted:
+                            decided.append(outcome)
+        more = len(found) > wanted
+        shown = found[:wanted]
+        link = shown[-1].position if more else None if exhausted else position
+        total = len(shown) if after is None and link is None else None
+        await trail.record(_search_entries(query, decided, facts, patients))
+        return Page(tuple(shown) if query.count else (), link if query.count else None, total)
+
+    async def own_records(self, principal: Principal) -> frozenset[str]:
+        """References of the records of the patient for whom the caller speaks, with those that sources merged."""
+        if principal.patient is None:
+            return frozenset()
+        async with self._reads.read() as txn:
+            return (await reader.resolve_patients(txn, [principal.patient], expand=False)).references
+
+    async def patient_exists(self, reference: str) -> bool:
+        """Whether ``Patient/id`` is here; for callers who may write about patients they do not see."""
+        async with self._reads.read() as txn:
+            return bool(await reader.patient_keys(txn, [reference]))
+
+    async def _request(self, txn: AsyncTransaction, principal: Principal) -> AccessRequest:
+        own = None
+        if principal.patient is not None:
+            own = frozenset((await reader.resolve_patients(txn, [principal.patient], expand=False)).keys)
+        return AccessRequest(principal.names, principal.purpose, self._now_us(), own)
+
+    async def _decide(
+        self, txn: AsyncTransaction, request: AccessRequest, bodies: Sequence[_Body]
+    ) -> tuple[list[_Decided], dict[int, PatientFacts]]:
+        """Decides on each body with the consents of every patient it concerns."""
+        references = [body.references() for body in bodies]
+        named = {text for texts in references for text in texts}
+        keys = await reader.patient_keys(txn, named) if named else {}
+        concerned: list[tuple[int, ...] | None] = []
+        for body, texts in zip(bodies, references, strict=True):
+            everyone = {keys.get(text) for text in texts} | (
+                {body.patient_key} if body.patient_key is not None else set()
+            )
+            concerned.append(None if None in everyone else tuple(sorted(key for key in everyone if key is not None)))
+        facts = await reader.patient_facts(txn, {key for group in concerned if group for key in group})
+        return [
+            self._decide_one(request, body, group, facts) for body, group in zip(bodies, concerned, strict=True)
+        ], facts
+
+    def _decide_one(
+        self, request: AccessRequest, body: _Body, patients: tuple[int, ...] | None, facts: Mapping[int, PatientFacts]
+    ) -> _Decided:
+        if patients is None or any(key not in facts for key in patients):
+            return _Decided(ConsentDecision(False, "unknown-patient"), ())
+        compartments: list[Compartment] = [facts[key].compartment for key in patients]
+        return _Decided(decide(request, self._policy, compartments, Resource(body.kind, body.codings)), patients)
+
+
+_NO_VERSION: Final = reader.Version(0, 0, True, b"")
+
+
+def not_found() -> NotFound:
+    """The one answer for what is absent and for what is hidden."""
+    return NotFound("resource-not-found", "there is no such resource for this caller")
+
+
+def _polls(query: Query) -> bool:
+    by_time = query.sort is not None and query.sort.by is SortBy.LAST_UPDATED
+    return by_time or any(
+        isinstance(clause, DateClause) and clause.parameter == "_lastUpdated" for clause in query.clauses
+    )
+
+
+def _matching(query: Query, row: Found, patients: Sequence[Patients]) -> _Body | None:
+    """The row's body if it answers the query; without clauses there is nothing to check on it."""
+    body = _Body(query.type, row.body, row.patient_key)
+    if not query.clauses or matches(query, body.parsed, [item.references for item in patients]):
+        return body
+    return None
+
+
+def _entries(
+    interaction: str, kind: str, fhir_id: str, decided: Sequence[_Decided], facts: Mapping[int, PatientFacts]
+) -> list[AccessEntry]:
+    """One record per patient; what denies stands for the whole."""
+    if not decided:
+        return [AccessEntry(interaction, "none", "absent", kind, fhir_id)]
+    decision = next((item.decision for item in decided if not item.decision.permitted), decided[0].decision)
+    patients: list[int | None] = [*sorted({key for item in decided for key in item.patients})]
+    return [
+        AccessEntry(
+            interaction,
+            "permit" if decision.permitted else "deny",
+            decision.rule,
+            kind,
+            fhir_id,
+            patient_key=key,
+            owner=facts[key].record_uuid if key is not None else None,
+            consent_keys=decision.consent_keys,
+        )
+        for key in patients or [None]
+    ]
+
+
+def _search_entries(
+    query: Query, decided: Sequence[_Decided], facts: Mapping[int, PatientFacts], patients: Sequence[Patients]
+) -> list[AccessEntry]:
+    """One record per patient of whom something was shown or hidden; else one for each who was asked for."""
+    names = tuple(dict.fromkeys(name for name, _ in query.parameters))
+    groups: dict[int | None, list[ConsentDecision]] = {}
+    for item in decided:
+        for key in item.patients or (None,):
+            groups.setdefault(key, []).append(item.decision)
+    if not groups:
+        asked: list[int | None] = [key for clause in patients for key in clause.keys][:MAX_NAMED_PATIENTS]
+        return [
+            AccessEntry("search-type", "none", "no-match", query.type, patient_key=key, query_parameters=names)
+            for key in asked or [None]
+        ]
+    entries = []
+    for key, decisions in groups.items():
+        permitted = [decision.permitted for decision in decisions]
+        word = "permit" if all(permitted) else "partial" if any(permitted) else "deny"
+        consents = tuple(dict.fromkeys(number for decision in decisions for number in decision.consent_keys))
+        owner = facts[key].record_uuid if key is not None else None
+        entries.append(
+            AccessEntry("search-type", word, decisions[0].rule, query.type, None, key, owner, names, consents)
+        )
+    return entries
