@@ -351,10 +351,12 @@ def _search_entries(
         for key in item.patients or (None,):
             groups.setdefault(key, []).append(item.decision)
     if not groups:
-        asked: list[int | None] = [key for clause in patients for key in clause.keys][:MAX_NAMED_PATIENTS]
+        asked: list[int | None] = []
+        for clause in patients:
+            asked += clause.keys
         return [
             AccessEntry("search-type", "none", "no-match", query.type, patient_key=key, query_parameters=names)
-            for key in asked or [None]
+            for key in asked[:MAX_NAMED_PATIENTS] or [None]
         ]
     entries = []
     for key, decisions in groups.items():

@@ -77,6 +77,7 @@ class _Closing(NamedTuple):
     tickets: Sequence[Ticket]
     outcome: str
     status: int
+    finished_us: int
 
 
 class AccessJournal:
@@ -144,7 +145,7 @@ class AccessJournal:
         """
         if tickets:
             with self._wake:
-                self._closings.append(_Closing(tickets, outcome, status))
+                self._closings.append(_Closing(tickets, outcome, status, time.time_ns() // 1000))
                 self._wake.notify()
 
     def _run(self) -> None:
@@ -201,7 +202,7 @@ class AccessJournal:
             access.close(
                 txn,
                 [
-                    (ticket.access_id, ticket.started_us, closing.outcome, closing.status)
+                    (ticket.access_id, ticket.started_us, closing.outcome, closing.finished_us, closing.status)
                     for closing in closings
                     for ticket in closing.tickets
                 ],
@@ -256,7 +257,9 @@ class AccessJournal:
             before_us = txn.start_us - ABANDONED_SECONDS * 1_000_000
             abandoned = access.open_without_outcome(txn, before_us)
             if abandoned:
-                access.close(txn, [(row.access_id, row.started_us, ASSUME_DISCLOSED, None) for row in abandoned])
+                access.close(
+                    txn, [(row.access_id, row.started_us, ASSUME_DISCLOSED, txn.start_us, None) for row in abandoned]
+                )
 
 
 def record_bytes(row: AccessRecord) -> bytes:

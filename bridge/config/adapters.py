@@ -8,6 +8,7 @@ Each entry point of a group names a module-level :class:`AdapterSpec`. What ``bu
 ``hiebridge.listeners``     ``build(name, settings) -> Listener``
 ``hiebridge.intakes``       ``build(name, settings) -> Intake``
 ``hiebridge.chains``        ``build(settings, keys) -> ChainBackend`` (``keys``: the deployment's KeyProvider)
+``hiebridge.token-keys``    ``build(settings) -> TokenKeys``
 ==========================  ===========================================================================
 
 ``name`` is the one the configuration gives; ``settings`` is an instance of the adapter's own settings model.
@@ -30,7 +31,8 @@ SOURCES: Final = "hiebridge.sources"
 LISTENERS: Final = "hiebridge.listeners"
 INTAKES: Final = "hiebridge.intakes"
 CHAINS: Final = "hiebridge.chains"
-GROUPS: Final = (KEYS, SOURCES, LISTENERS, INTAKES, CHAINS)
+TOKEN_KEYS: Final = "hiebridge.token-keys"  # noqa: S105 - the name of a group
+GROUPS: Final = (KEYS, SOURCES, LISTENERS, INTAKES, CHAINS, TOKEN_KEYS)
 
 
 @dataclass(frozen=True, slots=True)

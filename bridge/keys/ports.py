@@ -24,6 +24,7 @@ class KeyPurpose(StrEnum):
     LOCKS = "locks"  # advisory lock slots of identifiers
     TERMS = "terms"  # search terms of the resource index
     MATCH = "match"  # blocking keys
+    CONTINUATION = "continuation"  # seals the page tokens of the API
     RESTRICTION = "restriction"  # identifiers of patients who are restricted and not yet known
 
 
