@@ -1,20 +1,23 @@
-"""Which room checks which section of the configuration, and what the adapters of this installation are."""
+"""Where the parts come together: which room checks which section, and the deployment's parts built from its settings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from pydantic import BaseModel
 
-from bridge.config.adapters import GROUPS, AdapterSpec, load_adapters
-from bridge.config.load import adapter_problems, load_sites
+from bridge.access.settings import AccessSettings
+from bridge.config.adapters import GROUPS, KEYS, TOKEN_KEYS, AdapterSpec, load_adapter, load_adapters
+from bridge.config.load import AdapterSection, adapter_problems, adapter_sections, load_sites
 from bridge.config.problems import ConfigurationInvalid, Problem, invalid
 from bridge.config.reference import markdown
 from bridge.config.section import Section
-from bridge.config.settings import Settings
+from bridge.config.settings import Mode, Settings
+from bridge.errors import Forbidden
+from bridge.keys.ports import KeyProvider
 
-ROOMS: Final[Mapping[str, type[BaseModel]]] = {}
+ROOMS: Final[Mapping[str, type[BaseModel]]] = {"access": AccessSettings}
 """Models of the sections that belong to a room, by the section's name in :class:`Settings`."""
 
 
@@ -26,8 +29,9 @@ def check_everything(settings: Settings) -> int:
 
     Raises:
         ConfigurationInvalid: lists every problem.
+        Forbidden: see :func:`access_settings`.
     """
-    problems: list[Problem] = adapter_problems(settings)
+    problems: list[Problem] = adapter_problems(adapter_sections(settings))
     for name, model in ROOMS.items():
         section: Section = getattr(settings, name)
         problems += section.problems(model, name)
@@ -36,9 +40,43 @@ def check_everything(settings: Settings) -> int:
         sites = len(load_sites(settings))
     except ConfigurationInvalid as error:
         problems += error.problems
+    if not any(problem.path.startswith("access") for problem in problems):
+        problems += adapter_problems(_token_keys(access_settings(settings)))
     if problems:
         raise invalid(problems)
     return sites
+
+
+def access_settings(settings: Settings) -> AccessSettings:
+    """Token issuers and client profiles.
+
+    Raises:
+        ConfigurationInvalid: lists every problem of the section.
+        Forbidden: ``development-issuer``, production mode names an issuer whose tokens prove nothing.
+    """
+    access = settings.access.check(AccessSettings, "access")
+    for index, issuer in enumerate(access.issuers):
+        if issuer.development and settings.mode is Mode.PRODUCTION:
+            raise Forbidden(
+                "development-issuer",
+                f"access.issuers[{index}] is a development issuer, and the mode is production",
+                remedy="Remove it; who asks is shown by an issuer of your own.",
+                where=settings.access.place("issuers", index),
+            )
+    return access
+
+
+def _token_keys(access: AccessSettings) -> Iterator[AdapterSection]:
+    for index, issuer in enumerate(access.issuers):
+        yield TOKEN_KEYS, issuer.keys.adapter, f"access.issuers[{index}].keys", issuer.keys.settings
+
+
+def open_keys(settings: Settings) -> KeyProvider:
+    """The deployment's keys. Raises as the adapter does."""
+    section = settings.keys.settings
+    spec = load_adapter(KEYS, settings.keys.adapter, section.place("adapter"))
+    provider: KeyProvider = spec.build(section.check(spec.settings, "keys"))
+    return provider
 
 
 def installed_adapters() -> dict[str, dict[str, AdapterSpec]]:

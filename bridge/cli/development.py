@@ -19,7 +19,6 @@ from joserfc.jwk import ECKey
 from bridge.errors import Incorrect
 from bridge.keys.files import create_private_file, read_private_file
 
-ISSUER: Final = "urn:hie-bridge:development"
 ALGORITHM: Final = "ES256"
 
 
@@ -52,15 +51,15 @@ def open_issuer(private: Path) -> ECKey:
         ) from None
 
 
-def mint(key: ECKey, claims: Mapping[str, Any], *, audience: str, lifetime_seconds: int, issuer: str = ISSUER) -> str:
+def mint(key: ECKey, claims: Mapping[str, Any], issuer: str, audience: str, lifetime_seconds: int) -> str:
     """An access token (RFC 9068) signed with ES256.
 
     Args:
         key: the issuer's private key.
-        claims: who asks and why: ``sub``, ``client_id``, ``organization``, ``role``, ``purpose``, ``patient``.
-        audience: the API's base address.
-        lifetime_seconds: from now to ``exp``.
+        claims: who asks and why: ``sub``, ``client_id``, ``purpose_of_use`` (IHE IUA), ``patient``.
         issuer: the ``iss`` claim.
+        audience: the ``aud`` claim.
+        lifetime_seconds: from now to ``exp``.
     """
     now = int(time.time())
     registered = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -127,8 +127,12 @@ def _site_files(settings: Settings, problems: list[Problem]) -> Iterator[Path]:
             problems.append(Problem("site-file-missing", f"{path} is neither a file nor a folder", path="sites"))
 
 
-def adapter_sections(settings: Settings) -> Iterator[tuple[str, str, str, Section]]:
-    """Group, adapter, dotted path and raw settings of every adapter that the configuration names."""
+AdapterSection = tuple[str, str, str, Section]
+"""Group, adapter, dotted path and raw settings of an adapter that the configuration names."""
+
+
+def adapter_sections(settings: Settings) -> Iterator[AdapterSection]:
+    """Every adapter that the configuration names outside the sections of rooms."""
     yield KEYS, settings.keys.adapter, "keys", settings.keys.settings
     yield CHAINS, settings.chain.adapter, "chain", settings.chain.settings
     for group, name, bindings in (
@@ -140,10 +144,10 @@ def adapter_sections(settings: Settings) -> Iterator[tuple[str, str, str, Sectio
             yield group, binding.adapter, f"{name}[{index}]", binding.settings
 
 
-def adapter_problems(settings: Settings) -> list[Problem]:
-    """What is wrong with the adapters' own settings; imports every adapter that the configuration names."""
+def adapter_problems(sections: Iterable[AdapterSection]) -> list[Problem]:
+    """What is wrong with the adapters' own settings; imports every adapter named."""
     problems: list[Problem] = []
-    for group, name, path, section in adapter_sections(settings):
+    for group, name, path, section in sections:
         try:
             spec = load_adapter(group, name, section.place("adapter"))
         except BridgeError as error:

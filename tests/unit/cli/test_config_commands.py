@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -9,9 +10,14 @@ import yaml
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
+from bridge.access.settings import AccessSettings
+from bridge.access.tokens import TokenVerifier
+from bridge.cli.composition import open_keys
+from bridge.cli.development import create_issuer, mint, open_issuer
 from bridge.cli.main import run
-from bridge.keys.files import open_key_file
-from bridge.keys.ports import SignerPurpose
+from bridge.config.load import load_settings
+from bridge.keys.files import create_key_file, open_key_file
+from bridge.keys.ports import KeyPurpose, SignerPurpose
 from docs.generate import PAGES
 from tests.reference import ROOT
 from tests.unit.config.test_settings import MINIMAL
@@ -146,32 +152,66 @@ def test_tokens_are_refused_in_production(hiebridge, tmp_path):
     assert not list(tmp_path.glob("development-issuer*"))
 
 
+DEVELOPMENT = (
+    "mode: development\n"
+    + MINIMAL
+    + """\
+access:
+  issuers:
+    - issuer: https://development.example
+      audience: https://fhir.north.example/fhir
+      algorithms: [ES256]
+      development: true
+      keys: {adapter: jwks-file, path: development-issuer.jwks.json}
+"""
+)
+
+
 def test_a_token_says_who_asks_and_why(hiebridge, tmp_path):
-    """Signed by the key whose public half lies beside it; with audience, expiry and exactly the claims asked for."""
-    asked = ["--client", "ward", "--organization", "st-olave", "--role", "clinician", "--purpose", "TREAT"]
-    code, first, _ = hiebridge("token", *asked, "--lifetime-minutes", "5", text="mode: development\n" + MINIMAL)
-    _, second, _ = hiebridge("token", "--client", "me", "--patient", "p1", text="mode: development\n" + MINIMAL)
-    public = KeySet.import_key_set(json.loads((tmp_path / "development-issuer.jwks.json").read_text()))
-    token = jwt.decode(first.strip(), public, algorithms=["ES256"])
+    """Signed by the key whose public half lies beside it; with issuer, audience, expiry and only the claims asked for."""
+    code, first, _ = hiebridge(
+        "token", "--client", "ward", "--purpose", "TREAT", "--lifetime-minutes", "5", text=DEVELOPMENT
+    )
+    _, second, _ = hiebridge("token", "--client", "app", "--subject", "me", "--patient", "p1", text=DEVELOPMENT)
+    keys = json.loads((tmp_path / "development-issuer.jwks.json").read_text())
+    token, other = (
+        jwt.decode(text.strip(), KeySet.import_key_set(keys), algorithms=["ES256"]) for text in (first, second)
+    )
 
     assert code == 0
     assert token.header["typ"] == "at+jwt"
-    assert {
-        name: token.claims[name] for name in ("sub", "client_id", "organization", "role", "purpose", "aud", "iss")
-    } == {
+    assert token.claims.pop("exp") - token.claims.pop("iat") == 300
+    assert token.claims.pop("jti") != other.claims["jti"]
+    assert token.claims.pop("nbf") <= other.claims["nbf"]
+    assert token.claims == {
         "sub": "ward",
         "client_id": "ward",
-        "organization": "st-olave",
-        "role": "clinician",
-        "purpose": "TREAT",
+        "purpose_of_use": "TREAT",
         "aud": "https://fhir.north.example/fhir",
-        "iss": "urn:hie-bridge:development",
+        "iss": "https://development.example",
     }
-    assert token.claims["exp"] - token.claims["iat"] == 300
-    assert "patient" not in token.claims
-    assert jwt.decode(second.strip(), public, algorithms=["ES256"]).claims["patient"] == "p1"
-    assert all("d" not in key for key in json.loads((tmp_path / "development-issuer.jwks.json").read_text())["keys"])
+    assert (other.claims["sub"], other.claims["patient"]) == ("me", "p1")
+    assert "purpose_of_use" not in other.claims
+    assert all("d" not in key for key in keys["keys"])
     assert (tmp_path / "development-issuer.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_token_wants_a_development_issuer(hiebridge, tmp_path):
+    """Without an issuer that the configuration marks so, no token is made and no key left behind."""
+    code, _, err = hiebridge("token", "--client", "c", text="mode: development\n" + MINIMAL)
+
+    assert code == 2
+    assert "development-issuer-missing" in err
+    assert not list(tmp_path.glob("development-issuer*"))
+
+
+def test_production_refuses_a_development_issuer(hiebridge):
+    """An issuer whose tokens prove nothing stops a production configuration, and is named with its place."""
+    code, _, err = hiebridge("config", "check", text=DEVELOPMENT.replace("mode: development\n", ""))
+
+    assert code == 3
+    assert "bridge.yaml:14:7: access.issuers[0]" in err
+    assert "development-issuer" in err
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"kty": "oct", "k": "AAAA"}'])
@@ -180,7 +220,42 @@ def test_a_broken_issuer_key_is_refused(hiebridge, tmp_path, content):
     (tmp_path / "issuer.json").write_text(content)
     (tmp_path / "issuer.json").chmod(0o600)
 
-    code, _, err = hiebridge("token", "--client", "c", "--key", "issuer.json", text="mode: development\n" + MINIMAL)
+    code, _, err = hiebridge("token", "--client", "c", "--key", "issuer.json", text=DEVELOPMENT)
 
     assert code == 2
     assert "issuer-key-invalid" in err
+
+
+def test_the_api_takes_a_development_token_for_what_it_says(tmp_path):
+    """What the issuer here mints, the access room verifies: client, purpose, caller."""
+    create_issuer(tmp_path / "issuer.json", tmp_path / "issuer.jwks.json")
+    claims = {"sub": "someone", "client_id": "ward", "purpose_of_use": "TREAT"}
+    minted = mint(open_issuer(tmp_path / "issuer.json"), claims, "https://issuer.example", "https://api.example", 60)
+    issuer = {"issuer": "https://issuer.example", "audience": "https://api.example", "algorithms": ["ES256"]}
+    client = {"client_id": "ward", "issuer": "https://issuer.example", "organization": "Organization/1"}
+    settings = AccessSettings.model_validate(
+        {
+            "issuers": [issuer | {"keys": {"adapter": "jwks-file"}}],
+            "clients": [client | {"role": "clinician", "purposes": ["TREAT"]}],
+        }
+    )
+
+    class Keys:
+        async def keys(self, key_id):
+            return json.loads((tmp_path / "issuer.jwks.json").read_text())["keys"]
+
+    principal = asyncio.run(TokenVerifier(settings, {"https://issuer.example": Keys()}).verify(minted))
+
+    assert (principal.client.client_id, principal.purpose) == ("ward", "TREAT")
+    assert principal.actor == "https://issuer.example|someone"
+
+
+def test_the_composition_opens_the_configured_keys(tmp_path):
+    """The key provider comes by its entry point, with its path taken from the configuration's folder."""
+    (tmp_path / "bridge.yaml").write_text(MINIMAL)
+    create_key_file(tmp_path / "keys.json")
+
+    opened = open_keys(load_settings(tmp_path / "bridge.yaml", {}))
+
+    expected = open_key_file(tmp_path / "keys.json").secret_key(KeyPurpose.IDENTITY)
+    assert opened.secret_key(KeyPurpose.IDENTITY) == expected

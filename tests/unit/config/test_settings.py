@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bridge.config.load import (
     adapter_problems,
+    adapter_sections,
     check_mode,
     is_loopback,
     listening_hosts,
@@ -271,7 +272,7 @@ def test_adapter_settings_are_checked_by_the_adapters_own_model(load):
     settings = load(MINIMAL.replace("path: keys.json", "pth: keys.json") + "intakes:\n  - {name: i, adapter: kafak}\n")
     found = [
         f"{p.where.line}:{p.where.column} {p.path} {p.code}"
-        for p in adapter_problems(settings)
+        for p in adapter_problems(adapter_sections(settings))
         if not p.path.startswith("chain")
     ]
 
@@ -286,7 +287,9 @@ def test_settings_under_settings_are_refused(load):
     """There is one way to write an adapter's settings: beside its name."""
     settings = load(MINIMAL.replace("  path: keys.json", "  settings: {path: keys.json}"))
 
-    assert ("keys.settings", "setting-unknown") in {(p.path, p.code) for p in adapter_problems(settings)}
+    assert ("keys.settings", "setting-unknown") in {
+        (p.path, p.code) for p in adapter_problems(adapter_sections(settings))
+    }
 
 
 def test_development_mode_wants_a_demonstration_store(load):

@@ -1,0 +1,181 @@
+"""The composition root: from settings to the parts that roles are made of."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from bridge.config.adapters import CHAINS, INTAKES, KEYS, LISTENERS, SOURCES, load_adapter
+from bridge.config.load import load_sites, mappings_root
+from bridge.config.settings import QUEUE, Settings, WithAdapter
+from bridge.config.site import Site
+from bridge.errors import Incorrect
+from bridge.keys.ports import KeyProvider, KeyPurpose, Signer, SignerPurpose
+from bridge.ledger.chain import ChainBackend
+from bridge.ledger.watermark import FileWatermark
+from bridge.mapping.rules import Rules, load_rules
+from bridge.matching.model import Model, load_model
+from bridge.pipeline.anchoring import Anchorer
+from bridge.pipeline.batch import Batcher
+from bridge.pipeline.ports import Intake, Listener, Source
+from bridge.pipeline.prepare import Preparer
+from bridge.pipeline.queue import QueueIntake, QueueWorker
+from bridge.pipeline.sequencer import Sequencer
+from bridge.pipeline.worker import SourceWorker
+from bridge.record.recorder import Recorder
+from bridge.store.database import Database, open_database
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Everything that the roles of one configuration share. Parts are made when they are first asked for."""
+
+    settings: Settings
+
+    @property
+    def origin(self) -> str:
+        """Origin of the transparency log."""
+        return self.settings.deployment.origin
+
+    @property
+    def holder(self) -> str:
+        """Name of this process in leases."""
+        return f"{socket.gethostname()}:{os.getpid()}"
+
+    @cached_property
+    def keys(self) -> KeyProvider:
+        """The deployment's keys."""
+        keys: KeyProvider = self._adapter(KEYS, self.settings.keys, "keys")
+        return keys
+
+    @cached_property
+    def sites(self) -> Mapping[str, Site]:
+        """The site files, by name."""
+        return load_sites(self.settings)
+
+    @cached_property
+    def bindings(self) -> Mapping[str, Site]:
+        """The site of every source and listener, by its name."""
+        return {bound.name: self.sites[bound.site] for bound in (*self.settings.sources, *self.settings.listeners)}
+
+    @cached_property
+    def rules(self) -> Rules:
+        """The compiled mappings, overlays before the built-in ones."""
+        return load_rules(mappings_root(), self.settings.mappings.overlays)
+
+    @cached_property
+    def model(self) -> Model:
+        """The matching rules."""
+        return load_model(mappings_root() / "matching" / "certain.yaml")
+
+    def database(self, *, read_only: bool = False) -> Database:
+        """A connection of one's own to the store; the caller closes it."""
+        return open_database(self.settings.store.address().reveal(), read_only=read_only)
+
+    def preparer(self) -> Preparer:
+        """The pure stage."""
+        digest_key = self.keys.secret_key(KeyPurpose.IDENTITY).reveal()
+        return Preparer(self.rules, self.bindings, self.keys, digest_key, self.settings.limits.message_bytes)
+
+    def recorder(self) -> Recorder:
+        """What changes stored state; one a thread."""
+        return Recorder(self.keys, self.origin, self.model, self.sites.values())
+
+    def batcher(self, database: Database) -> Batcher:
+        """What brings batches into ``database``; one a thread."""
+        return Batcher(database, self.recorder(), self.keys.secret_key(KeyPurpose.RESTRICTION).reveal())
+
+    def chain(self) -> ChainBackend:
+        """The chain; connects when first used."""
+        section = self.settings.chain
+        spec = load_adapter(CHAINS, section.adapter, section.settings.place("adapter"))
+        backend: ChainBackend = spec.build(section.settings.check(spec.settings, "chain"), self.keys)
+        return backend
+
+    def log_signer(self) -> Signer:
+        """The key that signs checkpoints."""
+        return self.keys.signer(SignerPurpose.LOG, self.origin)
+
+    def source_worker(self, name: str) -> SourceWorker:
+        """The worker of a configured source, with a connection of its own."""
+        [configured] = [source for source in self.settings.sources if source.name == name]
+        source: Source = self._named(SOURCES, configured, name, "sources")
+        database = self.database()
+        return SourceWorker(
+            source, self.preparer(), self.batcher(database), database, self.settings.limits.batch_messages
+        )
+
+    def queue_worker(self) -> QueueWorker:
+        """The worker of the embedded queue, with a connection of its own."""
+        database = self.database()
+        sources = [listener.name for listener in self.settings.listeners if listener.intake == QUEUE]
+        return QueueWorker(
+            self.preparer(),
+            self.batcher(database),
+            self.keys,
+            database,
+            sources,
+            batch_messages=self.settings.limits.batch_messages,
+        )
+
+    def sequencer(self) -> Sequencer:
+        """The sequencer, with a connection of its own."""
+        log = self.settings.log
+        return Sequencer(
+            self.database(),
+            self.log_signer(),
+            FileWatermark(log.watermark, self.origin),
+            self.holder,
+            sequence_interval_seconds=log.sequence_interval_seconds,
+            checkpoint_interval_seconds=log.checkpoint_interval_seconds,
+            lease_seconds=log.lease_seconds,
+        )
+
+    def anchorer(self) -> Anchorer:
+        """The anchor service, with a connection of its own."""
+        chain = self.settings.chain
+        return Anchorer(
+            self.database(),
+            self.chain(),
+            self.origin,
+            self.holder,
+            anchor_interval_seconds=chain.anchor_interval_seconds,
+            consent_interval_seconds=chain.consent_interval_seconds,
+            consent_batch_words=chain.consent_batch_words,
+            lease_seconds=self.settings.log.lease_seconds,
+        )
+
+    def listeners(self) -> list[tuple[Listener, str]]:
+        """The configured listeners, each with the name of its intake."""
+        return [
+            (self._named(LISTENERS, listener, listener.name, "listeners"), listener.intake)
+            for listener in self.settings.listeners
+        ]
+
+    def intake(self, name: str) -> Intake:
+        """An intake by name; the embedded queue has a connection of its own. The caller closes it."""
+        if name == QUEUE:
+            return QueueIntake(self.database(), self.preparer(), self.keys, self.settings.limits.waiting_messages)
+        for configured in self.settings.intakes:
+            if configured.name == name:
+                intake: Intake = self._named(INTAKES, configured, name, "intakes")
+                return intake
+        raise Incorrect("intake-unknown", f"There is no intake called {name}.", remedy="Configure it under intakes.")
+
+    @staticmethod
+    def _adapter(group: str, section: WithAdapter, path: str) -> object:
+        spec = load_adapter(group, section.adapter, section.settings.place("adapter"))
+        return spec.build(section.settings.check(spec.settings, path))
+
+    @staticmethod
+    def _named(group: str, section: WithAdapter, name: str, path: str) -> object:
+        spec = load_adapter(group, section.adapter, section.settings.place("adapter"))
+        return spec.build(name, section.settings.check(spec.settings, path))
+
+
+def open_deployment(settings: Settings) -> Deployment:
+    """The deployment that ``settings`` describe; opens nothing yet."""
+    return Deployment(settings)

@@ -1,0 +1,105 @@
+"""Running roles in one process: a thread for each blocking one, one event loop for the listeners and the API.
+
+SIGTERM and SIGINT ask everyone to stop; a role that fails for good stops the others, and its error is the command's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from bridge.errors import BridgeError, Fault
+from bridge.telemetry.stop import Stop
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """Something that runs until it is told to stop: blocking (``run``) or on the event loop (``serve``)."""
+
+    name: str
+    run: Callable[[Stop], None] | None = None
+    serve: Callable[[Stop], Awaitable[None]] | None = None
+
+
+def run_roles(roles: Sequence[Role], stop: Stop, *, stop_seconds: float) -> None:
+    """Runs ``roles`` until a signal, ``stop`` or the first failure.
+
+    Args:
+        roles: what to run.
+        stop: also set by whoever wants to end it from inside.
+        stop_seconds: how long the roles may take to finish once asked.
+
+    Raises:
+        BridgeError: the first failure of a role.
+        Fault: ``role-broken`` for a failure that is none of ours; ``roles-not-stopped``.
+    """
+    failures: list[BridgeError] = []
+
+    def guarded(role: Role) -> None:
+        assert role.run is not None
+        try:
+            role.run(stop)
+        except BridgeError as error:
+            _failed(role, error, failures)
+        except Exception as error:  # noqa: BLE001 - a thread must not die unseen
+            _log.exception("role-broken", role=role.name)
+            _failed(role, _broken(role, error), failures)
+        finally:
+            stop.set()
+
+    threads = [
+        threading.Thread(target=guarded, args=(role,), name=role.name, daemon=True) for role in roles if role.run
+    ]
+    for thread in threads:
+        thread.start()
+    asyncio.run(_serve([role for role in roles if role.serve], stop, failures))
+    for thread in threads:
+        thread.join(stop_seconds)
+    if failures:
+        raise failures[0]
+    late = [thread.name for thread in threads if thread.is_alive()]
+    if late:
+        raise Fault("roles-not-stopped", f"These roles did not finish in time: {', '.join(late)}.")
+
+
+async def _serve(roles: Sequence[Role], stop: Stop, failures: list[BridgeError]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    async def guarded(role: Role) -> None:
+        assert role.serve is not None
+        try:
+            await role.serve(stop)
+        except BridgeError as error:
+            _failed(role, error, failures)
+        except Exception as error:  # noqa: BLE001 - as in a thread
+            _log.exception("role-broken", role=role.name)
+            _failed(role, _broken(role, error), failures)
+        finally:
+            stop.set()
+
+    tasks = [asyncio.create_task(guarded(role), name=role.name) for role in roles]
+    await stop.wait_async()
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+def _failed(role: Role, error: BridgeError, failures: list[BridgeError]) -> None:
+    _log.error("role-failed", role=role.name, code=error.code)
+    failures.append(error)
+
+
+def _broken(role: Role, error: Exception) -> Fault:
+    fault = Fault(
+        "role-broken", f"The role {role.name} broke ({type(error).__name__}).", remedy="Report it with the log."
+    )
+    fault.__cause__ = error
+    return fault
