@@ -47,7 +47,7 @@ def open_evm_chain(settings: EvmSettings, keys: KeyProvider) -> ChainBackend:  #
     """Builds the backend; asks the node nothing before the first use.
 
     Raises:
-        Incorrect: ``secret-missing``, ``chain-key-malformed``.
+        Incorrect: ``secret-missing``, ``chain-key-malformed``, ``chain-keys-alike``.
     """
     return EvmChain(settings)
 
@@ -60,6 +60,12 @@ class EvmChain:
         self._rpc = Rpc(settings.url, settings.timeout_seconds)
         self._anchors = Sender(settings.anchor_key, settings.chain_id, settings.max_fee_gwei)
         self._consents = Sender(settings.consent_key, settings.chain_id, settings.max_fee_gwei)
+        if self._anchors.address == self._consents.address:
+            raise Incorrect(
+                "chain-keys-alike",
+                "anchors and consent words have the same sender",
+                remedy="Give consent_key a key of its own, so that a stuck anchor delays no revocation.",
+            )
         self._codec = Web3().eth.contract(abi=artifact().abi)
         self._checked = False
 

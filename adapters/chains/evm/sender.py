@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import rlp  # type: ignore[import-untyped]  # ships no types
 from eth_account import Account
@@ -17,7 +17,8 @@ from bridge.ledger.chain import Prepared
 
 from .rpc import Refused, Rpc
 
-GWEI = 1_000_000_000
+GWEI: Final = 1_000_000_000
+_LEAST_GAS: Final = 21_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,18 @@ class Sender:
         call: dict[str, Any] = {"from": self._account.address, "data": "0x" + data.hex()}
         if to is not None:
             call["to"] = to
-        fees = self._fees(rpc)
+        fees, most = self._fees(rpc)
         try:
             estimate = rpc.number("eth_estimateGas", call)
         except Refused:
-            raise self._explain(rpc) from None
+            self._check_balance(rpc, most * _LEAST_GAS)
+            raise Unavailable(
+                "chain-estimate-refused",
+                "the node could not estimate the submission",
+                remedy="Compare the chain's state with what is being written, then retry.",
+            ) from None
+        gas = estimate * 5 // 4 + 10_000  # state may change before inclusion: a first write costs more than a later one
+        self._check_balance(rpc, most * gas)
         transaction: dict[str, Any] = {
             "chainId": self._chain_id,
             "nonce": self._nonce(rpc, outstanding),
@@ -90,7 +98,8 @@ class Sender:
             nonce += 1
         return nonce
 
-    def _fees(self, rpc: Rpc) -> dict[str, int]:
+    def _fees(self, rpc: Rpc) -> tuple[dict[str, int], int]:
+        """The transaction's fee fields, and the most that a unit of gas can cost under them, in wei."""
         block = rpc.block("latest")
         if block is None:
             raise Unavailable(
@@ -112,21 +121,15 @@ class Sender:
                 f"gas costs up to {most // GWEI} gwei, above the configured limit",
                 remedy="Wait, or raise chain.max_fee_gwei.",
             )
-        return fees
+        return fees, most
 
-    def _explain(self, rpc: Rpc) -> Unavailable:
-        """Why an estimate was refused, from the state of the account."""
-        if not rpc.number("eth_getBalance", self._account.address, "latest"):
-            return Unavailable(
+    def _check_balance(self, rpc: Rpc, cost: int) -> None:
+        if rpc.number("eth_getBalance", self._account.address, "latest") < cost:
+            raise Unavailable(
                 "chain-balance-low",
-                f"the sender {self._account.address} has nothing to pay for gas with",
+                f"the sender {self._account.address} can't pay for its next submission",
                 remedy="Send it funds.",
             )
-        return Unavailable(
-            "chain-estimate-refused",
-            "the node could not estimate the submission",
-            remedy="Compare the chain's state with what is being written, then retry.",
-        )
 
 
 def _account(key: SecretRef) -> LocalAccount:
