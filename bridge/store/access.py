@@ -25,10 +25,9 @@ def put(txn: Transaction, records: Sequence[AccessRecord]) -> None:
     txn.insert_rows(t, records)
 
 
-def close(txn: Transaction, rows: Sequence[tuple[bytes, int, str, int | None]]) -> None:
-    """Records what came of accesses: (access_id, started_us, outcome, HTTP status), finished now."""
-    now = txn.start_us
-    ordered = [(outcome, now, status, access_id, started) for access_id, started, outcome, status in sorted(rows)]
+def close(txn: Transaction, rows: Sequence[tuple[bytes, int, str, int, int | None]]) -> None:
+    """Records what came of accesses: (access_id, started_us, outcome, finished_us, HTTP status)."""
+    ordered = [(*closing, access_id, started_us) for access_id, started_us, *closing in sorted(rows)]
     txn.update_rows(t, ("access_id", "started_us"), ("outcome", "finished_us", "status"), ordered)
 
 

@@ -30,7 +30,7 @@ SESSION: Final = (
     "SET idle_in_transaction_session_timeout = '60s'",
 )
 _COPY_FROM_ROWS: Final = 16  # below, one prepared INSERT a row, pipelined, is faster (measured)
-_PREPARED_MAX: Final = 500
+PREPARED_MAX: Final = 500
 _MICROSECONDS: Final = "(extract(epoch FROM {}) * 1000000)::bigint"
 START: Final = f"SELECT {_MICROSECONDS.format('transaction_timestamp()')}"
 CLOCK: Final = f"SELECT {_MICROSECONDS.format('clock_timestamp()')}"
@@ -260,7 +260,7 @@ class PostgresqlDatabase(Database):
     def _connected(self) -> psycopg.Connection[Row]:
         name = READER_NAME if self._only_reads else WRITER_NAME
         connection = psycopg.connect(self._url, application_name=name, **CONNECT_OPTIONS)
-        connection.prepared_max = _PREPARED_MAX
+        connection.prepared_max = PREPARED_MAX
         adapt(connection.adapters)
         for setting in session_settings(read_only=self._only_reads):
             connection.execute(setting, prepare=False)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from hashlib import blake2b
 from typing import Final
 
 import sqlalchemy as sa
 
 from bridge.errors import Conflict
 from bridge.store.database import Transaction
-from bridge.store.dialect import Row, Statement, rows_parameter
+from bridge.store.dialect import Row, Statement, int8_array_data, rows_parameter
 from bridge.store.rows import ResourceRow, ResourceWrite, VersionRow
 from bridge.store.schema import BIGINT, TEXT, resource, resource_string, resource_version
 
-_COLUMNS: Final = tuple(resource.c.keys())
-_CHANGEABLE: Final = tuple(name for name in _COLUMNS if name not in {"resource_key", "type", "fhir_id", "record_uuid"})
+_COLUMNS: Final = tuple(column.name for column in resource.c if column.name in ResourceRow._fields)
+_FIRST_CHANGEABLE: Final = 4  # what stands before names the resource
+_CHANGEABLE: Final = (*_COLUMNS[_FIRST_CHANGEABLE:], "index_digest")
 _DELETED_AT: Final = _COLUMNS.index("deleted")
 _WIDTH: Final = len(_COLUMNS)
 
@@ -26,7 +28,7 @@ _current = sa.and_(
 )
 _keys = rows_parameter("keys", resource_key=BIGINT)
 _ids = rows_parameter("ids", type=TEXT, fhir_id=TEXT)
-_whole = sa.select(*resource.c, _version.body, _version.leaf_id)
+_whole = sa.select(*[resource.c[name] for name in _COLUMNS], _version.body, _version.leaf_id)
 
 _LOAD: Final = Statement(
     _whole.select_from(_keys)
@@ -44,7 +46,7 @@ _VERSIONS: Final = Statement(
     )
 )
 _LOCK: Final = Statement(
-    sa.select(resource.c.resource_key, resource.c.version)
+    sa.select(resource.c.resource_key, resource.c.version, resource.c.index_digest)
     .where(resource.c.resource_key.in_(sa.select(_keys.c.resource_key)))
     .order_by(resource.c.resource_key)
     .with_for_update(of=resource)
@@ -107,23 +109,38 @@ def write(txn: Transaction, writes: Sequence[ResourceWrite]) -> None:
     """
     created = [write for write in writes if not write.previous_version]
     changed = sorted((write for write in writes if write.previous_version), key=lambda write: write.row.resource_key)
+    reindexed = []
     if changed:
-        _lock_unmoved(txn, changed)
-        rows = [(*write.row[4:_WIDTH], write.row.resource_key) for write in changed]
+        rows = []
+        for write, digest in zip(changed, _lock_unmoved(txn, changed), strict=True):
+            new_digest = _index_digest(write)
+            if new_digest != digest:
+                reindexed.append(write)
+            rows.append((*write.row[_FIRST_CHANGEABLE:_WIDTH], new_digest, write.row.resource_key))
         txn.update_rows(resource, ("resource_key",), _CHANGEABLE, rows)
-    txn.insert_rows(resource, [write.row[:_WIDTH] for write in created])
+    txn.insert_rows(resource, [(*write.row[:_WIDTH], _index_digest(write)) for write in created])
     txn.insert_rows(resource_version, [version for write in writes for version in write.versions])
     txn.insert_terms([(write.row.resource_key, write.row.type, write.terms) for write in created])
-    txn.replace_terms([(write.row.resource_key, write.row.type, write.terms) for write in changed])
-    _write_strings(txn, created, changed)
+    txn.replace_terms([(write.row.resource_key, write.row.type, write.terms) for write in reindexed])
+    _write_strings(txn, created, reindexed)
 
 
-def _lock_unmoved(txn: Transaction, changed: Sequence[ResourceWrite]) -> None:
-    expected = [(write.row.resource_key, write.previous_version) for write in changed]
-    if txn.execute(_LOCK, {"keys": [key for key, _ in expected]}) != expected:
+def _lock_unmoved(txn: Transaction, changed: Sequence[ResourceWrite]) -> list[int]:
+    """Locks the rows in key order; the digests of their index. Conflict if one is not at the version it was loaded at."""
+    found = txn.execute(_LOCK, {"keys": [write.row.resource_key for write in changed]})
+    if [row[:2] for row in found] != [(write.row.resource_key, write.previous_version) for write in changed]:
         raise Conflict(
             "resource-moved", "a resource has changed since it was loaded", remedy="Load it again, then retry."
         )
+    return [row[2] for row in found]
+
+
+def _index_digest(write: ResourceWrite) -> int:
+    """Equal for equal terms and strings: most changes leave the index as it is, and so need not touch it."""
+    data = int8_array_data(write.terms)
+    for pair in write.strings:
+        data += "\0".join(pair).encode() + b"\0\0"
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big", signed=True)
 
 
 def _write_strings(txn: Transaction, created: Sequence[ResourceWrite], changed: Sequence[ResourceWrite]) -> None:

@@ -270,8 +270,10 @@ class SqliteDatabase(Database):
 
     def _transact(self, begin: str, *, read_only: bool) -> Iterator[Transaction]:
         connection = self._connected()
-        self._say(connection, begin)
+        if read_only:
+            self._say(connection, "PRAGMA query_only = ON")
         try:
+            self._say(connection, begin)
             yield SqliteTransaction(connection, read_only=read_only)
             self._say(connection, "COMMIT")
         except BaseException:
@@ -279,6 +281,9 @@ class SqliteDatabase(Database):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             raise
+        finally:
+            if read_only and not self._only_reads:
+                self._say(connection, "PRAGMA query_only = OFF")
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:

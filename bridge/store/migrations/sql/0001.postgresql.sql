@@ -110,6 +110,7 @@ CREATE TABLE resource (
   label_bits BIGINT NOT NULL,
   content_digest BYTEA NOT NULL,
   state BYTEA NOT NULL,
+  index_digest BIGINT NOT NULL,
   CONSTRAINT resource_pkey PRIMARY KEY (resource_key),
   CONSTRAINT resource_type_fhir_id UNIQUE (type, fhir_id),
   CONSTRAINT version_from_one CHECK (version >= 1)
@@ -142,7 +143,7 @@ CREATE TABLE resource_index (
   CONSTRAINT resource_index_pkey PRIMARY KEY (resource_key)
 ) PARTITION BY HASH (resource_key);
 
-CREATE INDEX resource_index_terms ON resource_index USING gin (terms);
+CREATE INDEX resource_index_terms ON resource_index USING gin (terms) WITH (gin_pending_list_limit = 512);
 
 CREATE TABLE resource_index_0 PARTITION OF resource_index FOR VALUES WITH (MODULUS 8, REMAINDER 0);
 

@@ -104,6 +104,7 @@ CREATE TABLE resource (
   label_bits INTEGER NOT NULL,
   content_digest BLOB NOT NULL,
   state BLOB NOT NULL,
+  index_digest INTEGER NOT NULL,
   CONSTRAINT resource_pkey PRIMARY KEY (resource_key),
   CONSTRAINT resource_type_fhir_id UNIQUE (type, fhir_id),
   CONSTRAINT version_from_one CHECK (version >= 1)
