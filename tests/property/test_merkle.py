@@ -129,6 +129,20 @@ def test_small_trees_exhaustively() -> None:
             verify_consistency(old, new, reader.consistency(index + 1, size))
 
 
+@given(st.integers(2, 70_000), st.data())
+def test_a_root_is_no_leaf_and_a_path_has_one_length(size, data) -> None:
+    """The root offered as its own leaf without a path, a path cut short at an inner node, and one too long are refused."""
+    reader = TreeReader(BIG.read)
+    index = data.draw(st.integers(0, size - 1))
+    root, proof = reader.root(size), reader.inclusion(index, size)
+    with pytest.raises(Incorrect, match="inclusion-proof-invalid"):
+        verify_inclusion(root, index, size, [], root)
+    with pytest.raises(Incorrect, match="inclusion-proof-invalid"):
+        verify_inclusion(LEAVES[index], index, size, proof[:-1], root)
+    with pytest.raises(Incorrect, match="inclusion-proof-invalid"):
+        verify_inclusion(LEAVES[index], index, size, [*proof, root], root)
+
+
 def test_missing_stored_hashes_are_named() -> None:
     """A store that lost hashes raises a fault; it never yields a proof."""
     reader = TreeReader(lambda level, first, count: LEAVES[: count - 1])

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from bridge.errors import BridgeError, Forbidden, Incorrect
 from bridge.keys.ed25519 import Ed25519Signer
 from bridge.ledger.chain_evidence import ChainLevel
-from bridge.ledger.checkpoint import sign_checkpoint
-from bridge.ledger.merkle import TreeHead
-from bridge.ledger.note import VerifierKey
+from bridge.ledger.checkpoint import Checkpoint, sign_checkpoint
+from bridge.ledger.commitment import commit, leaf_data
+from bridge.ledger.merkle import CompactRange, TreeHead, hash_leaf
+from bridge.ledger.note import VerifierKey, sign_note
 from bridge.ledger.patricia import keccak256
 from bridge.ledger.policy import LocalChainPolicy, Policy
-from bridge.ledger.proof import LogProof, parse_bundle
+from bridge.ledger.proof import LogProof, Opening, ProofBundle, parse_bundle
 from bridge.ledger.verify import verify
 from tests.unit.ledger import example
 
@@ -327,6 +328,75 @@ def test_the_wrong_log_with_everything_else_right(index, size) -> None:
     proof = LogProof(index, tuple(example.READER.inclusion(index, size)), note)
     with pytest.raises(Forbidden, match="note-not-signed"):
         verify(replace(example.bundle(index, chains=""), log_proof=proof), POLICY)
+
+
+@TRIES
+@given(st.integers(0, 1 << 20), st.booleans())
+def test_headers_that_are_not_linked(bit, right_number) -> None:
+    """A forged state before the known block: the number fits, and the known block names another parent."""
+    at = next(n for n, anchor in enumerate(BUNDLE.anchors) if anchor.kind == "evm")
+    known = BUNDLE.anchors[at].evidence["headers"][0]
+    fields = rlp.decode(bytes.fromhex(known))
+    before = int.from_bytes(fields[8], "big") - (1 if right_number else 2)
+    forged = [
+        *fields[:3],
+        fields[3],
+        *fields[4:8],
+        bytes([before]),
+        *fields[9:12],
+        bit.to_bytes(4, "big"),
+        *fields[13:],
+    ]
+    with pytest.raises(Incorrect, match="chain-evidence-malformed"):
+        verify(with_evidence(at, "headers", [rlp.encode(forged).hex(), known]), POLICY)
+
+
+@TRIES
+@given(st.sampled_from(["account", "root", "size"]), st.binary(min_size=1, max_size=40))
+def test_surplus_and_missing_trie_nodes(member, node) -> None:
+    """A state proof has exactly the nodes of its path."""
+    at = next(n for n, anchor in enumerate(BUNDLE.anchors) if anchor.kind == "evm")
+    nodes = BUNDLE.anchors[at].evidence[member]
+    for forged in ([*nodes, node.hex()], [*nodes, nodes[-1]], nodes[:-1], nodes[1:], nodes[::-1], []):
+        with pytest.raises(Incorrect, match="trie-proof-invalid"):
+            verify(with_evidence(at, member, forged), POLICY)
+
+
+def with_evidence(at: int, member: str, value) -> ProofBundle:
+    anchors = list(BUNDLE.anchors)
+    anchors[at] = replace(anchors[at], evidence=dict(anchors[at].evidence) | {member: value})
+    return replace(BUNDLE, anchors=tuple(anchors))
+
+
+def logged(leaf: bytes, opening: Opening | None, signer=example.SIGNER, origin: str = example.ORIGIN) -> ProofBundle:
+    """A bundle for a leaf that its operator really logged, whatever it is."""
+    edge = CompactRange()
+    edge.extend([hash_leaf(leaf)])
+    note = sign_note(Checkpoint(origin, edge.head()).encode(), signer)
+    return ProofBundle(leaf, LogProof(0, (), note), opening)
+
+
+@TRIES
+@given(st.binary(max_size=40))
+def test_leaves_of_another_format(leaf) -> None:
+    """A leaf that is really logged and not of the known format is not passed off as a commitment."""
+    assume(len(leaf) != 33 or leaf[0] != 1)
+    with pytest.raises(Incorrect, match="leaf-malformed"):
+        verify(logged(leaf, None), POLICY)
+
+
+@TRIES
+@given(st.from_regex(r"[a-z]{1,20}/[a-z]{1,20}", fullmatch=True))
+def test_contexts_and_checkpoints_of_another_log(origin) -> None:
+    """An opening made for another log does not count in this one, nor a checkpoint of another log by this one's key."""
+    mine = example.OPENINGS[0]
+    opening = replace(mine, context=replace(mine.context, origin=origin))
+    leaf = leaf_data(commit(opening.salt, opening.context.encode(), opening.content))
+    with pytest.raises(Incorrect, match="context-of-another-log"):
+        verify(logged(leaf, opening), POLICY)
+    elsewhere = logged(leaf, opening, origin=origin)
+    with pytest.raises(Forbidden, match="checkpoint-of-another-log"):
+        verify(elsewhere, Policy({origin: example.KEY}))
 
 
 @pytest.mark.parametrize("index", [0, 19, 20, 36])
