@@ -82,7 +82,10 @@ class UnitKind(StrEnum):
 class UnitChange(NamedTuple):
     """A new value for one unit; ``value`` is FHIR JSON with :class:`TargetReference` for references, or CLEARED."""
 
-    path: str  # element path from the resource's root with at most one dot: "birthDate", "period.end"
+    path: str
+    """Element path from the resource's root with at most one dot: ``birthDate``, ``period.end``. A path ending in ``[x]``
+    (``deceased[x]``) holds an object whose members stand in its place; ``name#PID.05`` is one part of a list, shown with
+    the list's other parts in order of their labels."""
     kind: UnitKind
     value: Json
 
@@ -170,6 +173,15 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputEntry:
+    """Which rule made a unit of a resource; for explanations."""
+
+    target: Target
+    path: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
 class Conversion:
     """All that one message asks for.
 
@@ -183,6 +195,7 @@ class Conversion:
         ledger: what became of every valued input element; empty unless asked for, counts are always there.
         mapped, dropped, unmapped: counts of elements.
         reports: what to tell the sender.
+        outputs: the rule behind each unit; empty unless asked for.
     """
 
     event: str
@@ -196,6 +209,7 @@ class Conversion:
     dropped: int = 0
     unmapped: int = 0
     reports: tuple[Report, ...] = ()
+    outputs: tuple[OutputEntry, ...] = ()
 
 
 class Stored(NamedTuple):

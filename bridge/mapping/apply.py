@@ -1,0 +1,487 @@
+"""Applies operations to stored resources so that every order of arrival gives the same resource (laws *Change*, *Order*).
+
+For each unit of a resource the state keeps the stamp of the value in force, and a change takes part only by comparison with
+it, never by when it came. So each unit is a maximum, and the state a set of maxima:
+
+- an element: the greatest stamp (of equal stamps, the greater canonical JSON);
+- FILL values apart from the others, shown only where no other change of the unit is known;
+- GROUP values for each source apart, shown joined in the order of sources;
+- of a status: the greatest stamp of each level (PROGRESS), and the greatest RESET. In force is the highest level newer than
+  that reset, else the reset's value;
+- the greatest stamp of a whole statement or a deletion, before which all units are void;
+- of changes that only may create: the one with the smallest stamp, as long as no other change is known.
+
+State is JSON: ``s`` a list of stamps ``[rank, time_us, tie]`` that the others name by index; ``u`` elements, ``f`` fills, ``g``
+groups by source, ``p`` progress by level, ``r`` resets; ``t`` the greatest change, ``w`` the greatest whole statement or
+deletion, ``d`` the greatest deletion; ``c`` the creator. A value is ``[stamp, value]``, ``[stamp]`` if cleared, and just
+``stamp`` where the body shows that value and nothing else in its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from bridge.mapping.operations import (
+    CLEARED,
+    Delete,
+    Merge,
+    Operation,
+    Reach,
+    Stamp,
+    Stored,
+    Target,
+    TargetReference,
+    UnitChange,
+    UnitKind,
+    Upsert,
+)
+
+Json = Any
+Ids = Callable[[Target], str]
+
+_canonical: Final = msgspec.json.Encoder(decimal_format="number", order="sorted").encode
+
+# Encounter.status as far as it moves forward (FHIR R4 encounter.html); the final ones are above all others.
+_LEVELS: Final = {
+    status: level
+    for level, status in enumerate(
+        (
+            "unknown",
+            "planned",
+            "arrived",
+            "triaged",
+            "onleave",
+            "in-progress",
+            "finished",
+            "cancelled",
+            "entered-in-error",
+        )
+    )
+}
+
+_APART: Final = frozenset({"active", "link"})  # what merges also write (with_merges): never read back from the body
+
+
+class _Entry(NamedTuple):
+    stamp: Stamp
+    value: Json  # CLEARED if cleared
+
+
+_Units = dict[str, _Entry]
+
+
+class _State:
+    __slots__ = ("creator", "deleted", "elements", "fills", "groups", "progress", "resets", "touched", "void")
+
+    def __init__(self) -> None:
+        self.elements: _Units = {}
+        self.fills: _Units = {}
+        self.groups: dict[str, _Units] = {}
+        self.progress: dict[str, dict[str, Stamp]] = {}
+        self.resets: _Units = {}
+        self.touched: Stamp | None = None
+        self.void: Stamp | None = None
+        self.deleted: Stamp | None = None
+        self.creator: tuple[Stamp, str, list[list[Json]]] | None = None
+
+
+def apply(operation: Operation, stored: Stored | None, ids: Ids) -> Stored | None:
+    """The resource after ``operation``.
+
+    Args:
+        operation: an upsert or a deletion. A merge changes no unit: the recorder keeps it as an assertion and shows it
+            with :func:`with_merges`.
+        stored: what is known of the resource, in whatever order it came; None if nothing. Its body may carry what
+            :func:`with_merges` added.
+        ids: the id of a referenced target.
+
+    Returns:
+        What to store now; None if nothing changes (the operation is superseded or repeats what is known). The body is
+        None while the resource does not exist: deleted, or only changed by operations that never create it. Compare
+        :func:`content_digest` of old and new body to learn whether a new version is due: a newer statement of the same
+        content changes only the state.
+    """
+    if isinstance(operation, Merge):
+        return None
+    state = _decode(stored) if stored is not None else _State()
+    changed = _delete(state, operation.stamp) if isinstance(operation, Delete) else _upsert(state, operation, ids)
+    if not changed:
+        return None
+    return _encode(state, operation.target.resource_type)
+
+
+def composed(stored: Stored, resource_type: str) -> Mapping[str, Json] | None:
+    """The body as the units alone make it, without what :func:`with_merges` has added."""
+    return _encode(_decode(stored), resource_type).body
+
+
+def content_digest(body: Mapping[str, Json]) -> bytes:
+    """SHA-256 of the content, whatever the order of its members, without ``id`` and what a version adds to ``meta``."""
+    content = {key: value for key, value in body.items() if key != "id"}
+    meta = body.get("meta")
+    if meta is not None:
+        kept = {key: value for key, value in meta.items() if key not in ("versionId", "lastUpdated")}
+        content.pop("meta")
+        if kept:
+            content["meta"] = kept
+    return hashlib.sha256(_canonical(content)).digest()
+
+
+def with_merges(
+    body: Mapping[str, Json], *, replaced_by: Iterable[str] = (), replaces: Iterable[str] = ()
+) -> dict[str, Json]:
+    """A Patient's body with the links of the merges in force.
+
+    Merges are assertions apart from the units (:class:`Merge`), so that later changes of the record do not lose them and
+    their order of arrival does not matter: the recorder calls this with all merges in force each time it composes a body,
+    after :func:`apply`.
+
+    Args:
+        body: as :func:`apply` answers it, or as stored.
+        replaced_by: ids of the Patients that survived this one; the record is no longer active.
+        replaces: ids of the Patients that this one has subsumed.
+    """
+    made = dict(body)
+    derived = [("replaced-by", one) for one in sorted(set(replaced_by))]
+    derived += [("replaces", one) for one in sorted(set(replaces))]
+    own = [link for link in body.get("link", ()) if link.get("type") not in ("replaced-by", "replaces")]
+    links = own + [{"other": {"reference": f"Patient/{one}"}, "type": kind} for kind, one in derived]
+    if links:
+        made["link"] = links
+    else:
+        made.pop("link", None)
+    if any(kind == "replaced-by" for kind, _ in derived):
+        made["active"] = False
+    return made
+
+
+# changes
+
+
+def _delete(state: _State, stamp: Stamp) -> bool:
+    if state.deleted is not None and stamp <= state.deleted:
+        return False
+    state.deleted = stamp
+    state.creator = None
+    _void(state, stamp)
+    return True
+
+
+def _void(state: _State, stamp: Stamp) -> None:
+    """Everything older than ``stamp`` no longer counts."""
+    if state.void is not None and stamp <= state.void:
+        return
+    state.void = stamp
+    for units in (state.elements, state.fills, state.resets, *state.groups.values()):
+        for path in [path for path, entry in units.items() if entry.stamp < stamp]:
+            del units[path]
+    for levels in state.progress.values():
+        for level in [level for level, reached in levels.items() if reached < stamp]:
+            del levels[level]
+
+
+def _upsert(state: _State, operation: Upsert, ids: Ids) -> bool:
+    stamp = operation.stamp
+    if operation.reach is Reach.CREATE_ONLY:
+        return _create(state, operation, ids)
+    changed = False
+    if operation.reach is Reach.ANY and (state.touched is None or stamp > state.touched):
+        state.touched = stamp
+        state.creator = None
+        changed = True
+    if operation.whole and (state.void is None or stamp > state.void):
+        _void(state, stamp)
+        changed = True
+    if state.void is not None and stamp < state.void:
+        return changed
+    for unit in operation.units:
+        changed = _take(state, stamp, operation.source, unit, _resolved(unit.value, ids)) or changed
+    return changed
+
+
+def _create(state: _State, operation: Upsert, ids: Ids) -> bool:
+    if state.touched is not None or state.deleted is not None:
+        return False
+    stamp = operation.stamp
+    if state.creator is not None and stamp > state.creator[0]:
+        return False
+    units = [
+        [unit.path, unit.kind.value]
+        if unit.value is CLEARED
+        else [unit.path, unit.kind.value, _resolved(unit.value, ids)]
+        for unit in operation.units
+    ]
+    if state.creator is not None and stamp == state.creator[0] and _canonical(units) >= _canonical(state.creator[2]):
+        return False
+    state.creator = (stamp, operation.source, units)
+    return True
+
+
+def _take(state: _State, stamp: Stamp, source: str, unit: UnitChange, value: Json) -> bool:
+    path, kind = unit.path, unit.kind
+    if kind is UnitKind.ELEMENT:
+        return _raise(state.elements, path, stamp, value)
+    if kind is UnitKind.GROUP:
+        return _raise(state.groups.setdefault(path, {}), source, stamp, value)
+    if kind is UnitKind.FILL:
+        return _raise(state.fills, path, stamp, value)
+    if kind is UnitKind.RESET:
+        return _raise(state.resets, path, stamp, value)
+    levels = state.progress.setdefault(path, {})
+    known = levels.get(value)
+    if known is not None and stamp <= known:
+        return False
+    levels[value] = stamp
+    return True
+
+
+def _raise(units: _Units, key: str, stamp: Stamp, value: Json) -> bool:
+    known = units.get(key)
+    if known is not None:
+        if stamp < known.stamp:
+            return False
+        if stamp == known.stamp and _rank(value) <= _rank(known.value):
+            return False
+    units[key] = _Entry(stamp, value)
+    return True
+
+
+def _rank(value: Json) -> bytes:
+    return b"" if value is CLEARED else _canonical(value)
+
+
+def _resolved(value: Json, ids: Ids) -> Json:
+    """The value with references in place of targets; the same object where it names none."""
+    kind = type(value)
+    if kind is dict:
+        made = None
+        for key, item in value.items():
+            if type(item) in _PLAIN:
+                continue
+            found = _resolved(item, ids)
+            if found is not item:
+                if made is None:
+                    made = dict(value)
+                made[key] = found
+        return value if made is None else made
+    if kind is list:
+        items = [item if type(item) in _PLAIN else _resolved(item, ids) for item in value]
+        return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
+    if kind is TargetReference:
+        return f"{value.target.resource_type}/{ids(value.target)}"
+    return value
+
+
+_PLAIN: Final = frozenset({str, int, bool})
+
+
+# composition
+
+
+def _exists(state: _State) -> bool:
+    if state.touched is not None:
+        return state.deleted is None or state.touched > state.deleted
+    return state.creator is not None and state.deleted is None
+
+
+def _shown(state: _State) -> _State:
+    """The state whose units are shown: with the creator's under all others, while it counts."""
+    if state.creator is None:
+        return state
+    stamp, source, units = state.creator
+    shown = _State()
+    for entry in units:
+        value = entry[2] if len(entry) > 2 else CLEARED
+        _take(shown, stamp, source, UnitChange(entry[0], UnitKind(entry[1]), None), value)
+    shown.elements.update(state.elements)
+    shown.fills.update(state.fills)
+    shown.resets.update(state.resets)
+    for path, groups in state.groups.items():
+        shown.groups.setdefault(path, {}).update(groups)
+    for path, levels in state.progress.items():
+        shown.progress.setdefault(path, {}).update(levels)
+    return shown
+
+
+def _compose(state: _State, resource_type: str) -> dict[str, Json]:  # noqa: C901, PLR0912 - one pass over all kinds of units
+    values: dict[str, Json] = {}
+    parts: dict[str, list[tuple[str, Json]]] = {}
+    for path, entry in state.elements.items():
+        base, _, part = path.partition("#")
+        if part:
+            parts.setdefault(base, []).append((part, entry.value))
+        elif not _outdone(state, path, entry.stamp):
+            values[path] = entry.value
+    for path in {*state.progress, *state.resets}:
+        status = _status(state, path)
+        if status is not None:
+            values[path] = status
+    for path, groups in state.groups.items():
+        base, _, part = path.partition("#")
+        for source in sorted(groups):
+            parts.setdefault(base, []).append((f"~{part}{source}", groups[source].value))
+    for path, found in parts.items():
+        whole = values.get(path)
+        joined = list(whole) if isinstance(whole, list) else []
+        for _, value in sorted(found, key=_label):
+            if value is not CLEARED:
+                joined += [item for item in value if item not in joined]
+        values[path] = joined or CLEARED
+    for path, entry in state.fills.items():
+        if path not in values and f"{path}[x]" not in values:
+            values[path] = entry.value
+    body: dict[str, Json] = {"resourceType": resource_type}
+    for path in sorted(values):
+        _place(body, path, values[path])
+    return body
+
+
+def _outdone(state: _State, path: str, stamp: Stamp) -> bool:
+    """Whether the element is told anew in its other form: alone (``birthDate``) or with extensions (``birthDate[x]``)."""
+    other = state.elements.get(path.removesuffix("[x]") if path.endswith("[x]") else f"{path}[x]")
+    return other is not None and (other.stamp, not path.endswith("[x]")) > (stamp, path.endswith("[x]"))
+
+
+def _label(part: tuple[str, Json]) -> str:
+    return part[0]
+
+
+def _place(body: dict[str, Json], path: str, value: Json) -> None:
+    outer, _, inner = path.partition(".")
+    holder = body
+    if inner:
+        if value is CLEARED and outer not in body:
+            return
+        known = body.get(outer)
+        holder = body[outer] = dict(known) if isinstance(known, dict) else {}
+        path = inner
+    if path.endswith("[x]"):
+        if value is not CLEARED:
+            holder.update(value)
+    elif value is CLEARED:
+        holder.pop(path, None)
+    else:
+        holder[path] = value
+    if inner and not holder:
+        del body[outer]
+
+
+def _status(state: _State, path: str) -> str | None:
+    reset = state.resets.get(path)
+    element = state.elements.get(path)
+    if element is not None and (reset is None or element.stamp > reset.stamp):
+        reset = element
+    levels = [status for status, stamp in state.progress.get(path, {}).items() if reset is None or stamp > reset.stamp]
+    if levels:
+        return max(levels, key=lambda status: (_LEVELS.get(status, -1), status))
+    return reset.value if reset is not None else None
+
+
+# state as JSON
+
+
+def _encode(state: _State, resource_type: str) -> Stored:  # noqa: C901 - one pass over all kinds of units
+    shown = _shown(state)
+    body = _compose(shown, resource_type) if _exists(state) else None
+    stamps: dict[Stamp, int] = {}
+
+    def index(stamp: Stamp) -> int:
+        return stamps.setdefault(stamp, len(stamps))
+
+    def entry(one: _Entry) -> list[Json]:
+        return [index(one.stamp)] if one.value is CLEARED else [index(one.stamp), one.value]
+
+    encoded: dict[str, Json] = {}
+    if state.elements:
+        read_back = _read_back(state) if body is not None else frozenset()
+        encoded["u"] = {
+            path: index(one.stamp) if path in read_back and one.value is not CLEARED else entry(one)
+            for path, one in state.elements.items()
+        }
+    if state.fills:
+        encoded["f"] = {path: entry(one) for path, one in state.fills.items()}
+    groups = {path: units for path, units in state.groups.items() if units}
+    if groups:
+        encoded["g"] = {path: {source: entry(one) for source, one in units.items()} for path, units in groups.items()}
+    progress = {path: levels for path, levels in state.progress.items() if levels}
+    if progress:
+        encoded["p"] = {
+            path: {level: index(stamp) for level, stamp in levels.items()} for path, levels in progress.items()
+        }
+    if state.resets:
+        encoded["r"] = {path: entry(one) for path, one in state.resets.items()}
+    for key, stamp in (("t", state.touched), ("w", state.void), ("d", state.deleted)):
+        if stamp is not None:
+            encoded[key] = index(stamp)
+    if state.creator is not None:
+        encoded["c"] = [index(state.creator[0]), state.creator[1], state.creator[2]]
+    encoded["s"] = [list(stamp) for stamp in stamps]
+    return Stored(body, encoded)
+
+
+def _read_back(state: _State) -> frozenset[str]:
+    """Elements whose value is all that the body shows in their place."""
+    shared = {
+        path.partition("#")[0].partition(".")[0]
+        for path in (*state.fills, *state.groups, *state.progress, *state.resets)
+    }
+    plain: dict[str, list[str]] = {}
+    for path in state.elements:
+        outer = path.partition("#")[0].partition(".")[0].removesuffix("[x]")
+        plain.setdefault(outer, []).append(path)
+    if state.creator is not None:
+        return frozenset()
+    return frozenset(
+        path
+        for outer, paths in plain.items()
+        for path in paths
+        if outer not in shared
+        and outer not in _APART
+        and "#" not in path
+        and not path.endswith("[x]")
+        and (len(paths) == 1 or all("." in one and "#" not in one and not one.endswith("[x]") for one in paths))
+    )
+
+
+def _decode(stored: Stored) -> _State:
+    state = _State()
+    encoded = stored.state
+    stamps = [Stamp(rank, time_us, tie) for rank, time_us, tie in encoded["s"]]
+    body = stored.body or {}
+
+    def units(found: Mapping[str, Json]) -> Iterator[tuple[str, _Entry]]:
+        for path, one in found.items():
+            if isinstance(one, int):
+                yield path, _Entry(stamps[one], _at(body, path))
+            else:
+                yield path, _Entry(stamps[one[0]], one[1] if len(one) > 1 else CLEARED)
+
+    state.elements = dict(units(encoded.get("u", {})))
+    state.fills = dict(units(encoded.get("f", {})))
+    state.groups = {path: dict(units(found)) for path, found in encoded.get("g", {}).items()}
+    state.progress = {
+        path: {level: stamps[at] for level, at in found.items()} for path, found in encoded.get("p", {}).items()
+    }
+    state.resets = dict(units(encoded.get("r", {})))
+    state.touched = _stamp(stamps, encoded.get("t"))
+    state.void = _stamp(stamps, encoded.get("w"))
+    state.deleted = _stamp(stamps, encoded.get("d"))
+    creator = encoded.get("c")
+    if creator is not None:
+        state.creator = (stamps[creator[0]], creator[1], creator[2])
+    return state
+
+
+def _stamp(stamps: Sequence[Stamp], at: int | None) -> Stamp | None:
+    return None if at is None else stamps[at]
+
+
+def _at(body: Mapping[str, Json], path: str) -> Json:
+    value: Json = body
+    for name in path.split("."):
+        value = value[name]
+    return value

@@ -1,0 +1,109 @@
+"""Loads the mapping files of a root directory and its overlays, and compiles them once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from bridge.errors import Incorrect
+from bridge.mapping.compiler import Compiler, TypeMap
+from bridge.mapping.messages import Event, MessageMap, SegmentMaps, compile_message, compile_segment
+from bridge.mapping.resources import compile_resource
+from bridge.mapping.source import Map, load, mistake
+from bridge.mapping.tables import CodingSystems, Table, read_systems, read_table
+
+_HL7V2: Final = "hl7v2"
+_CODING_SYSTEMS: Final = "coding-systems"
+_TYPE_KEYS: Final = ("datatype", "maps", "source")
+
+
+class Rules(NamedTuple):
+    """Compiled mappings; immutable, shared by all conversions of a process.
+
+    Attributes:
+        events: what to do for each trigger event, by its name (``ADT^A01``).
+        segments: segment maps by segment name.
+        tables: vocabulary maps by name.
+    """
+
+    events: Mapping[str, tuple[MessageMap, Event]]
+    segments: Mapping[str, SegmentMaps]
+    tables: Mapping[str, Table]
+
+
+def load_rules(root: Path, overlays: Sequence[Path] = ()) -> Rules:
+    """Reads and compiles the mapping files under ``root``.
+
+    A file of the same path in an overlay directory takes the place of the root's; the first overlay that has it wins.
+
+    Args:
+        root: the directory that holds ``hl7v2/``.
+        overlays: directories of the same form, searched first.
+
+    Raises:
+        Incorrect: a code beginning with ``mapping-``, with file, line and column of the mistake.
+    """
+    files = _files(root, overlays)
+    if not files["messages"]:
+        raise Incorrect(
+            "mapping-root-empty", "the mapping directory holds no messages", remedy="Name the directory that does."
+        )
+    systems = CodingSystems({})
+    tables: dict[str, Table] = {}
+    for name, path in files["tables"].items():
+        source = load(path, f"tables/{name}.yaml")
+        if name == _CODING_SYSTEMS:
+            systems = read_systems(source)
+        else:
+            table = read_table(source)
+            tables[table.name] = table
+    compiler = Compiler(_types(files["datatypes"]), tables, systems, compile_resource)
+    segments: dict[str, SegmentMaps] = {}
+    for name, path in files["segments"].items():
+        file = f"segments/{name}.yaml"
+        maps = compile_segment(compiler, load(path, file), file)
+        segments[maps.name] = maps
+    events: dict[str, tuple[MessageMap, Event]] = {}
+    sources = {name: load(path, f"messages/{name}.yaml") for name, path in files["messages"].items()}
+    for name, source in sources.items():
+        message = compile_message(compiler, source, f"messages/{name}.yaml", segments, _like(source, sources))
+        for event in message.events.values():
+            if event.name in events:
+                where = source.map("events").at(event.name)
+                raise mistake("mapping-event-twice", f"two messages map {event.name}", where)
+            events[event.name] = (message, event)
+    return Rules(events, segments, tables)
+
+
+def _files(root: Path, overlays: Sequence[Path]) -> dict[str, dict[str, Path]]:
+    found: dict[str, dict[str, Path]] = {kind: {} for kind in ("messages", "segments", "datatypes", "tables")}
+    for base in (root, *reversed(overlays)):
+        for kind, files in found.items():
+            for path in sorted((base / _HL7V2 / kind).glob("*.yaml")):
+                files[path.stem] = path
+    return found
+
+
+def _types(files: Mapping[str, Path]) -> dict[str, TypeMap]:
+    types: dict[str, TypeMap] = {}
+    for name, path in files.items():
+        file = f"datatypes/{name}.yaml"
+        source = load(path, file)
+        source.only(_TYPE_KEYS, "a data type")
+        owner = source.text("datatype")
+        for target, entry in source.map("maps").maps():
+            full = f"{owner}.{target}"
+            if full in types:
+                raise mistake("mapping-map-twice", f"two files map {full}", entry.where)
+            types[full] = TypeMap(full, owner, file, entry)
+    return types
+
+
+def _like(source: Map, sources: Mapping[str, Map]) -> Map | None:
+    if "like" not in source:
+        return None
+    name = source.text("like")
+    if name not in sources:
+        raise mistake("mapping-like-unknown", f"there is no message '{name}'", source.at("like"), sources)
+    return sources[name]
