@@ -13,6 +13,7 @@ from bridge.store.schema import MONTHLY, metadata
 
 MONTHS_AHEAD: Final = 3
 _SECOND_US: Final = 1_000_000
+_SLOT: Final = 2**31 - 1  # one maker at a time; a batch that happens to hash to it only waits
 
 _EXISTS: Final = Statement(sa.select(sa.func.to_regclass(sa.bindparam("name", type_=sa.Text())).is_not(None)))
 
@@ -25,6 +26,7 @@ def ensure_partitions(txn: Transaction, *, months_ahead: int = MONTHS_AHEAD) -> 
     """
     if txn.dialect == "sqlite":
         return []
+    txn.lock([_SLOT])
     made = []
     for table, column in MONTHLY.items():
         for month in range(months_ahead + 1):

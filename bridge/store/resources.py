@@ -40,8 +40,8 @@ _LOAD_BY_ID: Final = Statement(
     .join(resource, sa.and_(resource.c.type == _ids.c.type, resource.c.fhir_id == _ids.c.fhir_id))
     .join(resource_version, _current)
 )
-_VERSIONS: Final = Statement(
-    sa.select(resource.c.resource_key, resource.c.version).join_from(
+_STANDING: Final = Statement(
+    sa.select(resource.c.resource_key, resource.c.version, resource.c.state).join_from(
         _keys, resource, resource.c.resource_key == _keys.c.resource_key
     )
 )
@@ -84,9 +84,22 @@ def load(txn: Transaction, keys: Collection[int]) -> dict[int, ResourceRow]:
     return {row[0]: _resource(row) for row in txn.execute(_LOAD, {"keys": set(keys)})}
 
 
-def versions(txn: Transaction, keys: Collection[int]) -> dict[int, int]:
-    """Current version numbers by key: whether what was loaded still stands."""
-    return {row[0]: row[1] for row in txn.execute(_VERSIONS, {"keys": set(keys)})} if keys else {}
+def standing(txn: Transaction, keys: Collection[int]) -> dict[int, tuple[int, bytes]]:
+    """Current version number and state by key: whether what was loaded still stands."""
+    return {row[0]: (row[1], bytes(row[2])) for row in txn.execute(_STANDING, {"keys": set(keys)})} if keys else {}
+
+
+def write_states(txn: Transaction, rows: Sequence[tuple[int, int, bytes]]) -> None:
+    """Stores (resource_key, version, state) of resources whose content did not change.
+
+    Raises:
+        Conflict: ``resource-moved``: one is not at that version.
+    """
+    ordered = [(state, key, version_) for key, version_, state in sorted(rows)]
+    if rows and txn.update_rows(resource, ("resource_key", "version"), ("state",), ordered) != len(rows):
+        raise Conflict(
+            "resource-moved", "a resource has changed since it was loaded", remedy="Load it again, then retry."
+        )
 
 
 def load_by_id(txn: Transaction, ids: Collection[tuple[str, str]]) -> dict[tuple[str, str], ResourceRow]:
