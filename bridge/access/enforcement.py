@@ -23,8 +23,10 @@ from bridge.fhir.references import patients_of
 from bridge.fhir.search.match import matches
 from bridge.fhir.search.query import DateClause, Query, SortBy
 from bridge.store import reader
-from bridge.store.reader import AsyncTransaction, Found, PatientFacts, Reads
+from bridge.store.async_database import AsyncDatabase, AsyncTransaction
+from bridge.store.reader import Found, PatientFacts
 from bridge.store.search import Patients, Position
+from bridge.telemetry.metrics import DECISIONS
 
 FOREVER_US: Final = 2**63 - 1
 SCAN_ROWS: Final = 2000  # rows looked at for one page; then the page is given as it is, with a link on
@@ -55,6 +57,8 @@ class Trail:
     async def record(self, entries: Sequence[AccessEntry]) -> None:
         """Makes the records durable; raises as :meth:`Journal.open`."""
         self._tickets += await self._journal.open(self.principal, entries)
+        for entry in entries:
+            DECISIONS.labels(entry.decision).inc()
 
     def close(self, outcome: str, status: int) -> None:
         """Says what became of the answer; later calls say nothing more."""
@@ -128,15 +132,15 @@ class Enforcer:
     """Reads for a caller.
 
     Args:
-        reads: the store.
+        store: where it reads.
         policy: what holds where no Consent speaks.
         now_us: clock, µs since the epoch.
     """
 
     def __init__(
-        self, reads: Reads, policy: Policy, now_us: Callable[[], int] = lambda: time.time_ns() // 1000
+        self, store: AsyncDatabase, policy: Policy, now_us: Callable[[], int] = lambda: time.time_ns() // 1000
     ) -> None:
-        self._reads = reads
+        self._store = store
         self._policy = policy
         self._now_us = now_us
 
@@ -150,7 +154,7 @@ class Enforcer:
         answer: Answer | None = None
         decided: list[_Decided] = []
         facts: dict[int, PatientFacts] = {}
-        async with self._reads.read() as txn:
+        async with self._store.read() as txn:
             current = await reader.current(txn, kind, fhir_id)
             if current is not None:
                 shown = reader.Version(*current[2:6])
@@ -168,57 +172,55 @@ class Enforcer:
 
     async def history(
         self, trail: Trail, kind: str, fhir_id: str, *, since_us: int | None, before: int, count: int
-    ) -> list[Answer]:
-        """Versions below ``before``, newest first; up to ``count`` + 1, so that the caller knows if there are more.
+    ) -> tuple[list[Answer], bool]:
+        """Up to ``count`` versions below ``before``, newest first, and whether there are more that may be shown.
 
         With ``since_us`` versions are left out that may still get older company (law *Versions and bytes*).
 
         Raises:
             NotFound: ``resource-not-found``.
         """
-        horizon_us = await self._reads.visible_horizon_us() if since_us is not None else FOREVER_US
+        horizon_us = await self._store.visible_horizon_us() if since_us is not None else FOREVER_US
         answers: list[Answer] = []
         decided: list[_Decided] = []
         facts: dict[int, PatientFacts] = {}
-        async with self._reads.read() as txn:
+        async with self._store.read() as txn:
             current = await reader.current(txn, kind, fhir_id)
             if current is not None:
-                versions = await reader.history(
-                    txn,
-                    current.resource_key,
-                    since_us=since_us or 0,
-                    before=before,
-                    horizon_us=horizon_us,
-                    limit=count + 1,
-                )
-                bodies = [
-                    _Body(kind, data, current.patient_key) for data in (current.body, *(v.body for v in versions))
-                ]
                 request = await self._request(txn, trail.principal)
-                decided, facts = await self._decide(txn, request, bodies)
-                if decided[0].decision.permitted:
-                    answers = [
-                        Answer(item.body, item.version, item.last_updated_us, item.deleted)
-                        for item, outcome in zip(versions, decided[1:], strict=True)
-                        if outcome.decision.permitted
-                    ]
+                decided, facts = await self._decide(txn, request, [_Body(kind, current.body, current.patient_key)])
+            exhausted = not decided or not decided[0].decision.permitted
+            while current is not None and not exhausted and len(answers) <= count:
+                limit = count + 1 - len(answers)
+                versions = await reader.history(
+                    txn, current.resource_key, since_us=since_us or 0, before=before, horizon_us=horizon_us, limit=limit
+                )
+                exhausted = len(versions) < limit
+                outcomes, known = await self._decide(
+                    txn, request, [_Body(kind, item.body, current.patient_key) for item in versions]
+                )
+                facts.update(known)
+                for item, outcome in zip(versions, outcomes, strict=True):
+                    before = item.version
+                    if outcome.decision.permitted:
+                        answers.append(Answer(item.body, item.version, item.last_updated_us, item.deleted))
         await trail.record(_entries("history-instance", kind, fhir_id, decided, facts))
         if not decided or not decided[0].decision.permitted:
             raise not_found()
-        return answers
+        return answers[:count], len(answers) > count
 
     async def search(self, trail: Trail, query: Query, after: Position | None = None) -> Page:
         """One page of what the caller may see of the answer.
 
         The page is full unless the answer ends or the scan budget is spent; hidden rows leave no gap and no link.
         """
-        horizon_us = await self._reads.visible_horizon_us() if _polls(query) else FOREVER_US
+        horizon_us = await self._store.visible_horizon_us() if _polls(query) else FOREVER_US
         wanted = query.count or SCAN_ROWS
         found: list[Found] = []
         decided: list[_Decided] = []
         facts: dict[int, PatientFacts] = {}
         position, scanned, exhausted = after, 0, False
-        async with self._reads.read() as txn:
+        async with self._store.read() as txn:
             request = await self._request(txn, trail.principal)
             patients = [
                 await reader.resolve_patients(txn, clause.ids, expand=clause.expand) for clause in query.patient_clauses
@@ -254,13 +256,15 @@ class Enforcer:
         """References of the records of the patient for whom the caller speaks, with those that sources merged."""
         if principal.patient is None:
             return frozenset()
-        async with self._reads.read() as txn:
+        async with self._store.read() as txn:
             return (await reader.resolve_patients(txn, [principal.patient], expand=False)).references
 
-    async def patient_exists(self, reference: str) -> bool:
-        """Whether ``Patient/id`` is here; for callers who may write about patients they do not see."""
-        async with self._reads.read() as txn:
-            return bool(await reader.patient_keys(txn, [reference]))
+    async def patient(self, reference: str) -> PatientFacts | None:
+        """The patient ``Patient/id`` names, if here; for callers who may write about patients they do not see."""
+        async with self._store.read() as txn:
+            keys = await reader.patient_keys(txn, [reference])
+            facts = await reader.patient_facts(txn, keys.values())
+        return next(iter(facts.values()), None)
 
     async def _request(self, txn: AsyncTransaction, principal: Principal) -> AccessRequest:
         own = None

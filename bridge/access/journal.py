@@ -1,16 +1,15 @@
 """Access records, written ahead: durable before the first byte of an answer leaves, then closed with what became of it.
 
-One thread commits for the whole process: everyone who waits shares the next commit. Each record becomes one leaf of the log
-in the same transaction. A record that was never closed means that the process died in between: it is closed as
-``assume-disclosed``.
+One committer a process: everyone who waits shares the next commit. Each record becomes one leaf of the log in the same
+transaction. A record that was never closed means that the process died in between: it is closed as ``assume-disclosed``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
@@ -22,15 +21,17 @@ from bridge.errors import BridgeError, Busy, Conflict, Unavailable
 from bridge.ledger.commitment import LeafKind
 from bridge.record.commitments import EVENT_FORM, Commitments, RecordKeys, organization_owner
 from bridge.store import access
-from bridge.store.database import Database
+from bridge.store.async_database import AsyncDatabase
+from bridge.store.database import Transaction
 from bridge.store.rows import AccessRecord
 from bridge.telemetry.failpoints import failpoint
+from bridge.telemetry.stop import Stop
 
 MAX_WAITING: Final = 10_000
 ABANDONED_SECONDS: Final = 120  # longer than any request may take
-_SWEEP_SECONDS: Final = 30.0
-_ATTEMPTS: Final = 3
+SWEEP_SECONDS: Final = 30.0
 ASSUME_DISCLOSED: Final = "assume-disclosed"
+_ATTEMPTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,6 @@ class Ticket(NamedTuple):
 class _Opening(NamedTuple):
     principal: Principal
     entries: Sequence[AccessEntry]
-    loop: asyncio.AbstractEventLoop
     done: asyncio.Future[list[Ticket]]
 
 
@@ -81,59 +81,51 @@ class _Closing(NamedTuple):
 
 
 class AccessJournal:
-    """The committer of one process.
+    """The committer of one process; belongs to one event loop.
 
     Args:
-        database: a connection of its own.
-        record_keys: keys that salt commitments; used by this thread only.
+        database: the store; records are written by its one writing thread.
+        record_keys: keys that salt commitments; used on that thread only.
         origin: origin of the log.
         identity_key: the deployment's identity key (names the organisation's salt key).
     """
 
-    def __init__(self, database: Database, record_keys: RecordKeys, origin: str, identity_key: bytes) -> None:
+    def __init__(self, database: AsyncDatabase, record_keys: RecordKeys, origin: str, identity_key: bytes) -> None:
         self._database = database
         self._record_keys = record_keys
         self._origin = origin
         self._identity_key = identity_key
-        self._wake = threading.Condition()
         self._openings: list[_Opening] = []
         self._closings: list[_Closing] = []
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="access-journal", daemon=True)
+        self._committer: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Closes what an earlier process left open, then begins to take records.
+    async def run(self, stop: Stop) -> None:
+        """Closes what an earlier process left open, now and from time to time, until ``stop``; then writes what waits.
 
         Raises:
-            Unavailable: the store does not answer.
+            Unavailable: the store does not answer at the start.
         """
-        self._sweep()
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Writes what waits and ends; idempotent."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._database.close()
+        await self.sweep()
+        stopped = asyncio.create_task(stop.wait_async())
+        while not stopped.done():
+            await asyncio.wait([stopped], timeout=SWEEP_SECONDS)
+            with suppress(BridgeError):  # the next round tries again; nothing is promised by when
+                await self.sweep()
+        await self.flush()
 
     async def open(self, principal: Principal, entries: Sequence[AccessEntry]) -> list[Ticket]:
         """Returns once the records are durable.
 
         Raises:
             Busy: too many wait; nothing was recorded, so nothing may be answered.
-            Unavailable: as above, since the store does not answer.
+            Unavailable: as above, since the store does not take them.
         """
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[list[Ticket]] = loop.create_future()
-        with self._wake:
-            if self._stopping or len(self._openings) >= MAX_WAITING:
-                raise Busy("access-record-busy", "too many requests wait for their access record", remedy="Retry.")
-            self._openings.append(_Opening(principal, entries, loop, done))
-            self._wake.notify()
-        return await done
+        if len(self._openings) >= MAX_WAITING:
+            raise Busy("access-record-busy", "too many requests wait for their access record", remedy="Retry.")
+        opening = _Opening(principal, entries, asyncio.get_running_loop().create_future())
+        self._openings.append(opening)
+        self._commit_soon()
+        return await opening.done
 
     def close(self, tickets: Sequence[Ticket], outcome: str, status: int) -> None:
         """Notes what became of the answer; written with the next commit.
@@ -144,71 +136,83 @@ class AccessJournal:
             status: HTTP status.
         """
         if tickets:
-            with self._wake:
-                self._closings.append(_Closing(tickets, outcome, status, time.time_ns() // 1000))
-                self._wake.notify()
+            self._closings.append(_Closing(tickets, outcome, status, time.time_ns() // 1000))
+            self._commit_soon()
 
-    def _run(self) -> None:
-        next_sweep = time.monotonic() + _SWEEP_SECONDS
-        while True:
-            with self._wake:
-                if not self._openings and not self._closings and not self._stopping:
-                    self._wake.wait(max(0.0, next_sweep - time.monotonic()))
-                openings, self._openings = self._openings, []
-                closings, self._closings = self._closings, []
-                stopping = self._stopping
-            if openings or closings:
-                self._commit(openings, closings)
-            if stopping and not openings and not closings:
-                return
-            if time.monotonic() >= next_sweep:
-                next_sweep = time.monotonic() + _SWEEP_SECONDS
-                self._try_sweep()
+    async def flush(self) -> None:
+        """Returns when nothing waits any more."""
+        while self._committer is not None and not self._committer.done():
+            await asyncio.wait([self._committer])
 
-    def _commit(self, openings: Sequence[_Opening], closings: Sequence[_Closing]) -> None:
+    async def sweep(self) -> None:
+        """Closes records that nobody will close any more."""
+
+        def close_abandoned(txn: Transaction) -> None:
+            abandoned = access.open_without_outcome(txn, txn.start_us - ABANDONED_SECONDS * 1_000_000)
+            rows = [(row.access_id, row.started_us, ASSUME_DISCLOSED, txn.start_us, None) for row in abandoned]
+            if rows:
+                access.close(txn, rows)
+
+        await self._database.write(close_abandoned)
+
+    def _commit_soon(self) -> None:
+        if self._committer is None or self._committer.done():
+            self._committer = asyncio.get_running_loop().create_task(self._commit_all())
+
+    async def _commit_all(self) -> None:
+        while self._openings or self._closings:
+            openings, self._openings = self._openings, []
+            closings, self._closings = self._closings, []
+            await self._commit(openings, closings)
+
+    async def _commit(self, openings: Sequence[_Opening], closings: Sequence[_Closing]) -> None:
         try:
-            tickets = self._write(openings, closings)
-        except Exception as error:  # noqa: BLE001 - whatever happens, those who wait get an answer and this thread lives on
+            tickets = await self._write(openings, closings)
+        except Exception as error:  # noqa: BLE001 - whatever happens, those who wait get an answer: nothing is shown
             transient = isinstance(error, BridgeError) and error.transient
             if not transient and len(openings) > 1:  # one of them is at fault: the others must not suffer
-                self._commit([], closings)
+                await self._commit([], closings)
                 for opening in openings:
-                    self._commit([opening], [])
+                    await self._commit([opening], [])
                 return
-            with self._wake:
-                # After a fault of ours the sweep closes what these would have closed, on the side of caution.
-                self._closings[:0] = closings if transient and not self._stopping else []
-            tickets = None
-        for number, opening in enumerate(openings):
-            opening.loop.call_soon_threadsafe(_finish, opening.done, tickets[number] if tickets else None)
+            # What stays unclosed is closed by the sweep, on the side of caution.
+            for opening in openings:
+                if not opening.done.done():
+                    opening.done.set_exception(_not_recorded())
+            return
+        for opening, given in zip(openings, tickets, strict=True):
+            if not opening.done.done():
+                opening.done.set_result(given)
 
-    def _write(self, openings: Sequence[_Opening], closings: Sequence[_Closing]) -> list[list[Ticket]]:
-        for _ in range(_ATTEMPTS - 1):
+    async def _write(self, openings: Sequence[_Opening], closings: Sequence[_Closing]) -> list[list[Ticket]]:
+        for attempt in range(_ATTEMPTS):
             try:
-                return self._write_once(openings, closings)
+                tickets = await self._database.write(lambda txn: self._put(txn, openings, closings))
             except Conflict:
-                continue
-        return self._write_once(openings, closings)
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                failpoint("access.after-commit")
+                return tickets
+        raise AssertionError
 
-    def _write_once(self, openings: Sequence[_Opening], closings: Sequence[_Closing]) -> list[list[Ticket]]:
-        with self._database.transaction() as txn:
-            commitments = Commitments(self._origin, txn.now_us())
-            opened = [
-                [self._row(txn.start_us, opening.principal, entry, commitments) for entry in opening.entries]
-                for opening in openings
-            ]
+    def _put(self, txn: Transaction, openings: Sequence[_Opening], closings: Sequence[_Closing]) -> list[list[Ticket]]:
+        commitments = Commitments(self._origin, txn.now_us())
+        opened = [
+            [self._row(txn.start_us, opening.principal, entry, commitments) for entry in opening.entries]
+            for opening in openings
+        ]
+        if opened:
             access.put(txn, [row for rows in opened for row in rows])
             commitments.write(txn, self._record_keys)
-            access.close(
-                txn,
-                [
-                    (ticket.access_id, ticket.started_us, closing.outcome, closing.finished_us, closing.status)
-                    for closing in closings
-                    for ticket in closing.tickets
-                ],
-            )
-            failpoint("access.before-commit")
-        failpoint("access.after-commit")
+        if closings:
+            closed = [
+                (ticket.access_id, ticket.started_us, closing.outcome, closing.finished_us, closing.status)
+                for closing in closings
+                for ticket in closing.tickets
+            ]
+            access.close(txn, closed)
+        failpoint("access.before-commit")
         return [[Ticket(row.access_id, row.started_us) for row in rows] for rows in opened]
 
     def _row(self, started_us: int, principal: Principal, entry: AccessEntry, commitments: Commitments) -> AccessRecord:
@@ -245,22 +249,6 @@ class AccessJournal:
         )
         return row._replace(leaf_id=leaf_id)
 
-    def _try_sweep(self) -> None:
-        try:
-            self._sweep()
-        except Exception:  # noqa: BLE001 - as above
-            return  # the next round tries again; nothing is promised by when
-
-    def _sweep(self) -> None:
-        """Closes records that nobody will close any more."""
-        with self._database.transaction() as txn:
-            before_us = txn.start_us - ABANDONED_SECONDS * 1_000_000
-            abandoned = access.open_without_outcome(txn, before_us)
-            if abandoned:
-                access.close(
-                    txn, [(row.access_id, row.started_us, ASSUME_DISCLOSED, txn.start_us, None) for row in abandoned]
-                )
-
 
 def record_bytes(row: AccessRecord) -> bytes:
     """The bytes that the record's leaf commits to: everything known before the answer, made anew from the row by ``fsck``."""
@@ -271,14 +259,7 @@ def record_bytes(row: AccessRecord) -> bytes:
     return msgspec.json.encode(content)
 
 
-def _finish(done: asyncio.Future[list[Ticket]], tickets: list[Ticket] | None) -> None:
-    if done.done():
-        return
-    if tickets is not None:
-        done.set_result(tickets)
-    else:
-        done.set_exception(
-            Unavailable(
-                "access-record-failed", "the access could not be recorded, so nothing is answered", remedy="Retry."
-            )
-        )
+def _not_recorded() -> Unavailable:
+    return Unavailable(
+        "access-record-failed", "the access could not be recorded, so nothing is answered", remedy="Retry."
+    )

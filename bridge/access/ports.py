@@ -1,9 +1,9 @@
-"""Port of the keys that tokens are verified with."""
+"""Ports of the room: the keys that tokens are verified with, and whoever records a Consent."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class TokenKeys(Protocol):
@@ -26,4 +26,44 @@ class TokenKeys(Protocol):
 
     async def close(self) -> None:
         """Lets go of connections; idempotent."""
+        ...
+
+
+class StoredConsent(NamedTuple):
+    """A Consent as stored: ``body`` is what is served from now on."""
+
+    fhir_id: str
+    version: int
+    last_updated_us: int
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"StoredConsent(version {self.version}, <redacted>)"
+
+
+class ConsentRecorder(Protocol):
+    """Records Consents that a caller was authorised to write; resource, decision state and outbox in one transaction."""
+
+    async def create_consent(self, resource: Mapping[str, Any], *, organization: str) -> StoredConsent:
+        """Stores a new Consent under an id of its own; returns once decisions everywhere go by it.
+
+        Args:
+            resource: valid for :func:`bridge.consent.rule.compile_consent`; ``id``, ``meta.versionId`` and
+                ``meta.lastUpdated`` in it are ignored.
+            organization: for whom the writer acts.
+
+        Raises:
+            Incorrect: ``consent-patient-unknown`` and what the store refuses.
+            Conflict, Unavailable: nothing changed.
+        """
+        ...
+
+    async def update_consent(
+        self, fhir_id: str, resource: Mapping[str, Any], *, expected_version: int, organization: str
+    ) -> StoredConsent:
+        """Stores a new version, if the current one is still ``expected_version``; equal content makes none.
+
+        Raises:
+            Conflict: ``version-conflict``, it is not; and as :meth:`create_consent`.
+        """
         ...

@@ -34,6 +34,12 @@ class Unauthenticated(Forbidden):
     """The caller has not shown who it is: the token is missing or does not hold."""
 
 
+class Refused(Forbidden):
+    """The caller is known and may not ask as it does; ``principal`` is whom the denial is recorded for."""
+
+    principal: Principal
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who asks, as far as configuration and token together say.
@@ -82,7 +88,7 @@ class TokenVerifier:
 
         Raises:
             Unauthenticated: ``token-…``: malformed, of an unknown issuer, wrongly signed, expired, for someone else.
-            Forbidden: ``client-unknown``, ``token-profile-mismatch``, ``token-patient``, ``token-without-purpose``,
+            Forbidden: ``client-unknown``; as :class:`Refused`: ``token-profile-mismatch``, ``token-patient``, ``token-without-purpose``,
                 ``purpose-not-registered``.
             Unavailable: the issuer's keys cannot be had.
         """
@@ -92,15 +98,18 @@ class TokenVerifier:
             raise Forbidden(
                 "client-unknown", "the token's client has no profile here", remedy="Add it under access.clients."
             )
-        _check_profile(claims, client)
-        patient = _patient(claims, client)
-        subject = _text(claims, "sub")
         user = parse_reference(_text(claims, "fhirUser"))
-        actor = str(user) if user else f"{claims['iss']}|{subject}"
-        names = {actor, client.organization, *client.names}
+        actor = str(user) if user else f"{claims['iss']}|{_text(claims, 'sub')}"
+        names = frozenset({actor, client.organization, *client.names})
+        try:
+            _check_profile(claims, client)
+            patient, purpose = _patient(claims, client), _purpose(claims, client)
+        except Refused as refusal:
+            refusal.principal = Principal(actor, client, "", names)
+            raise
         if patient and client.role is Role.PATIENT:
-            names.add(f"Patient/{patient}")
-        return Principal(actor, client, _purpose(claims, client), frozenset(names), patient)
+            names |= {f"Patient/{patient}"}
+        return Principal(actor, client, purpose, names, patient)
 
     async def _claims(self, token: str) -> dict[str, Any]:
         """The verified claims."""
@@ -170,7 +179,7 @@ def _check_profile(claims: Mapping[str, Any], client: Client) -> None:
     """The profile says what a client is; a token may repeat it, and not say otherwise."""
     role, organization = claims.get("role"), claims.get("organization")
     if role not in (None, client.role.value) or organization not in (None, client.organization, *client.names):
-        raise Forbidden(
+        raise Refused(
             "token-profile-mismatch",
             "the token's role or organization is not that of the client's profile",
             remedy="Correct the profile under access.clients, or the issuer's registration.",
@@ -184,7 +193,7 @@ def _patient(claims: Mapping[str, Any], client: Client) -> str | None:
     if patient is None and not speaks:
         return None
     if not speaks or not isinstance(patient, str) or not is_id(patient.removeprefix("Patient/")):
-        raise Forbidden(
+        raise Refused(
             "token-patient",
             "the token's patient does not fit the client's role",
             remedy="Tokens of patients and proxies carry `patient`, others do not.",
@@ -201,14 +210,14 @@ def _purpose(claims: Mapping[str, Any], client: Client) -> str:
         asked = iua.get("purpose_of_use") if isinstance(iua, dict) else None
     codes = {_purpose_code(item) for item in (asked if isinstance(asked, list) else [asked])} - {""}
     if not codes:
-        raise Forbidden(
+        raise Refused(
             "token-without-purpose",
             "the token names no purpose of use",
             remedy="Ask your issuer for the claim `purpose`.",
         )
     allowed = codes.intersection(client.purposes)
     if len(allowed) != 1:
-        raise Forbidden(
+        raise Refused(
             "purpose-not-registered",
             "the token's purpose of use is not one for which the client is registered",
             remedy="Ask for exactly one registered purpose.",

@@ -32,12 +32,17 @@ def authorize_consent(principal: Principal, rule: Rule, replaced: Rule | None, *
         allowed = role is Role.CONSENT_OFFICER and all(item.custodian in principal.client.custodians for item in rules)
         beneficial = _benefits(principal, rule, replaced)
     if not allowed or beneficial or (replaced is not None and replaced.patient != rule.patient):
-        raise Forbidden(
-            "consent-not-authorised",
-            "this caller may not write this Consent",
-            remedy="Consents are written by the patient, a verified proxy, or the custodian's consent officer, and never "
-            "by whom they would benefit.",
-        )
+        raise not_authorised()
+
+
+def not_authorised() -> Forbidden:
+    """The one refusal of a write."""
+    return Forbidden(
+        "consent-not-authorised",
+        "this caller may not write this Consent",
+        remedy="Consents are written by the patient, a verified proxy, or the custodian's consent officer, and never by "
+        "whom they would benefit.",
+    )
 
 
 def _benefits(principal: Principal, rule: Rule, replaced: Rule | None) -> bool:

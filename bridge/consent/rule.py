@@ -25,6 +25,9 @@ MAX_PROVISIONS: Final = 200
 _RESOURCE_TYPES: Final = "http://hl7.org/fhir/resource-types"
 _READING: Final = frozenset({"access", "use", "disclose"})
 _OTHER_SCOPES: Final = frozenset({"adr", "treatment"})  # agreements about care, which say nothing about seeing records
+_UNDERSTOOD: Final = frozenset(
+    ("id", "extension", "type", "period", "actor", "action", "purpose", "class", "code", "provision")
+)
 _NOT_UNDERSTOOD: Final = ("securityLabel", "dataPeriod", "data", "modifierExtension")
 
 
@@ -186,6 +189,8 @@ def _provision(item: Mapping[str, Json], depth: int, budget: list[int], base: bo
             "a provision narrows by securityLabel, dataPeriod, data or an extension, which are not evaluated",
             remedy="State the Consent without them.",
         )
+    if not item.keys() <= _UNDERSTOOD:
+        raise _malformed("a provision has an element that R4 does not define")
     start_us, end_us = MINIMUM_US, MAXIMUM_US
     if "period" in item:
         interval = interval_of(item["period"])

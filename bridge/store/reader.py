@@ -6,9 +6,8 @@ Asynchronous, over any connection that executes the room's statements; nothing h
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -18,32 +17,11 @@ from bridge.consent.rule import Rule, decode
 from bridge.fhir.references import Target, parse_reference
 from bridge.fhir.search.query import Query
 from bridge.store import schema
-from bridge.store.dialect import DialectName, Row, Statement, constant, rows_parameter
+from bridge.store.async_database import AsyncTransaction
+from bridge.store.dialect import Statement, constant, rows_parameter
 from bridge.store.search import Patients, Position, search_statement
 
 _MERGE_ROUNDS: Final = 16
-
-
-class AsyncTransaction(Protocol):
-    """One read-only snapshot of the store."""
-
-    dialect: DialectName
-
-    async def execute(self, statement: Statement, parameters: Mapping[str, Any]) -> list[Row]:
-        """Runs one statement; its rows. Raises as :meth:`bridge.store.database.Transaction.execute`."""
-        ...
-
-
-class Reads(Protocol):
-    """The store as the API sees it."""
-
-    def read(self) -> AbstractAsyncContextManager[AsyncTransaction]:
-        """A read-only snapshot for the length of the block."""
-        ...
-
-    async def visible_horizon_us(self) -> int:
-        """See :meth:`bridge.store.database.Database.visible_horizon_us`."""
-        ...
 
 
 class Current(NamedTuple):

@@ -18,7 +18,7 @@ class Index(NamedTuple):
     """Everything by which a resource is found.
 
     Attributes:
-        terms: hashes of its tokens and references, signed 64 bit, each once.
+        terms: hashes of its tokens and references, signed 64 bit, ascending, each once.
         strings: (parameter, normalized text), each once.
         date_start_us, date_end_us: interval of the type's date parameter (for Patient the birth date), both included.
         status: the status code of the types that have one.
@@ -53,7 +53,7 @@ def extract(resource: Mapping[str, Json]) -> Index:
     interval = date_interval(definition, resource)
     status = resource.get("status") if definition.status else None
     return Index(
-        tuple(terms),
+        tuple(sorted(terms)),
         tuple(strings),
         interval.start_us if interval else None,
         interval.end_us if interval else None,

@@ -239,6 +239,7 @@ def test_every_compartment_must_permit():
         (consent(status="on"), "consent-status-unknown"),
         (consent([1]), "consent-malformed"),
         (consent({"type": "maybe"}), "consent-type-missing"),
+        (consent({"type": "permit", "actors": actor("Organization/b")}), "consent-malformed"),
         (
             consent({"actor": actor("Organization/a")}, policyRule={"coding": [{"code": "OPTIN"}]}),
             "consent-type-missing",

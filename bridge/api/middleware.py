@@ -1,0 +1,77 @@
+"""What surrounds every request: limits, the end of the access trail, and no exception that gets out."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bridge.api.errors import error_response
+from bridge.errors import BridgeError, Fault, Incorrect
+from bridge.telemetry.metrics import REQUEST_SECONDS, Interaction
+
+_log: Final = structlog.get_logger("bridge.api")
+TRAIL: Final = "trail"
+INTERACTION: Final = "interaction"
+
+
+class Surround:
+    """Pure ASGI middleware of the FHIR API.
+
+    A request body over the limit is cut off as it arrives. An exception that no handler knows becomes a bare fault; what is
+    logged of it is its type. When the answer has left, or has failed to, the access records are closed.
+    """
+
+    def __init__(self, app: ASGIApp, *, request_bytes: int) -> None:
+        self._app = app
+        self._request_bytes = request_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state: dict[str, Any] = scope.setdefault("state", {})
+        began, status, finished = time.perf_counter(), 0, False
+
+        async def sending(message: Message) -> None:
+            nonlocal status, finished
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                finished = True
+
+        try:
+            await self._app(scope, self._limited(receive), sending)
+        except BridgeError as error:
+            if not status:
+                await error_response(error)(scope, receive, sending)
+        except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold health data and must not get out
+            _log.error("unexpected exception", kind=type(error).__name__, exc_info=error)
+            if not status:
+                fault = Fault("unexpected", "the server made a mistake", remedy="Please report it.")
+                await error_response(fault)(scope, receive, sending)
+        finally:
+            if TRAIL in state:
+                state[TRAIL].close("answered" if finished else "broken-off", status)
+            interaction = state.get(INTERACTION, Interaction.OTHER)
+            REQUEST_SECONDS.labels(interaction.value, str(status // 100)).observe(time.perf_counter() - began)
+
+    def _limited(self, receive: Receive) -> Receive:
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > self._request_bytes:
+                    raise Incorrect(
+                        "request-too-large", "the request body is larger than the limit", remedy="Send less at once."
+                    )
+            return message
+
+        return limited
