@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -10,6 +11,8 @@ from bridge.errors import Incorrect
 from bridge.ledger.encoding import base64_decode, hex_decode
 
 MAX_BYTES: Final = 64 * 2**20
+MAX_DEPTH: Final = 32
+_NESTING: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)  # linear in any text
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -23,12 +26,24 @@ def parse_json(text: str | bytes) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
+        _check_depth(text)
         return json.loads(text, object_pairs_hook=_unique, parse_float=_refuse, parse_constant=_refuse)
-    except RecursionError:
-        raise Incorrect("json-malformed", "the document is nested too deeply") from None
     except ValueError as error:
         place = f" at line {error.lineno} column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise Incorrect("json-malformed", f"the document is not JSON of the expected form{place}") from None
+
+
+def _check_depth(text: str) -> None:
+    """Refuses deep nesting before the parser recurses: its own limit is whatever the process set, up to the C stack."""
+    depth = 0
+    for token in _NESTING.finditer(text):
+        mark = token[0]
+        if mark in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise Incorrect("json-malformed", f"the document is nested deeper than {MAX_DEPTH} levels")
+        elif mark in "]}":
+            depth -= 1
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

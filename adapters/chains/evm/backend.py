@@ -10,8 +10,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
-from web3 import Web3
-
 from bridge.config.adapters import AdapterSpec
 from bridge.errors import Conflict, Forbidden, Incorrect, NotFound, Unavailable
 from bridge.keys.ports import KeyProvider
@@ -39,6 +37,7 @@ from .evidence import head_evidence
 from .rpc import Refused, Rpc, block_ref, unhex
 from .sender import Sender, place_of
 from .settings import EvmSettings
+from .web3_family import Web3
 
 _POLL_SECONDS: Final = 0.2
 

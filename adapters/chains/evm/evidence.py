@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import rlp  # type: ignore[import-untyped]  # ships no types
-from eth_utils.crypto import keccak
-
 from bridge.errors import Unsupported
 from bridge.ledger.chain import ChainEvidence, LogId
 
 from .rpc import Rpc, block_ref, unhex
+from .web3_family import keccak, rlp
 
 HEADS_SLOT: Final = 0
 _BYTES: Final = [

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from requests import RequestException
-from web3 import HTTPProvider
-from web3.exceptions import Web3Exception
-from web3.types import RPCEndpoint
 
 from bridge.errors import Unavailable
 from bridge.ledger.chain import BlockRef
+
+from .web3_family import HTTPProvider, RPCEndpoint, Web3Exception
 
 
 class Refused(Unavailable):

@@ -6,16 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import rlp  # type: ignore[import-untyped]  # ships no types
-from eth_account import Account
-from eth_account.signers.local import LocalAccount
-from eth_utils.crypto import keccak
-
 from bridge.config.secrets import SecretRef
 from bridge.errors import Busy, Incorrect, Unavailable
 from bridge.ledger.chain import Prepared
 
 from .rpc import Refused, Rpc
+from .web3_family import Account, LocalAccount, keccak, rlp
 
 GWEI: Final = 1_000_000_000
 _LEAST_GAS: Final = 21_000

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -14,6 +16,7 @@ from bridge.ledger.patricia import keccak256
 from bridge.ledger.policy import LocalChainPolicy, Policy, load_policy, policy_json
 from bridge.ledger.proof import LogProof, build_bundle, parse_bundle
 from bridge.ledger.verify import verify
+from tests.reference import ROOT
 from tests.unit.ledger import example
 
 BLOCK = bytes.fromhex(example.recorded()["block"]["hash"])
@@ -140,6 +143,8 @@ GOOD = example.bundle().to_json()
         "{",
         '{"format":"hie-bridge-proof/v1","format":"hie-bridge-proof/v1"}',
         "[" * 100_000,
+        '{"a":' * 100_000,
+        '["]", ' * 100_000,
         json.dumps(GOOD | {"format": "hie-bridge-proof/v2"}),
         json.dumps(GOOD | {"more": 1}),
         json.dumps({name: value for name, value in GOOD.items() if name != "anchors"}),
@@ -160,6 +165,23 @@ def test_files_that_are_no_bundle_are_refused(text) -> None:
     """Truncated, doubled, nested, of another version, with members missing, unknown or of another type."""
     with pytest.raises(Incorrect, match="proof-malformed"):
         parse_bundle(text)
+
+
+def test_nesting_is_bounded_whatever_the_process_allows() -> None:
+    """A parser that recurses to the interpreter's limit could overflow the C stack; ours does not come that far."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
+    try:
+        with pytest.raises(Incorrect, match="nested deeper"):
+            parse_bundle("[" * 90_000 + "]" * 90_000)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def test_importing_the_evm_backend_leaves_the_recursion_limit() -> None:
+    """One of web3's relatives raises it to a depth at which nested input kills the process."""
+    code = "import sys; before = sys.getrecursionlimit(); import adapters.chains.evm.backend; assert sys.getrecursionlimit() == before"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("kind", ["", "fabric"])
