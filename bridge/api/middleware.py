@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.api.errors import error_response
 from bridge.errors import BridgeError, Fault, Incorrect
+from bridge.telemetry.logs import reduced
 from bridge.telemetry.metrics import REQUEST_SECONDS, Interaction
 
 _log: Final = structlog.get_logger("bridge.api")
@@ -21,7 +22,7 @@ class Surround:
     """Pure ASGI middleware of the FHIR API.
 
     A request body over the limit is cut off as it arrives. An exception that no handler knows becomes a bare fault; what is
-    logged of it is its type. When the answer has left, or has failed to, the access records are closed.
+    logged of it is its type and the way it came. When the answer has left, or has failed to, the access records are closed.
     """
 
     def __init__(self, app: ASGIApp, *, request_bytes: int) -> None:
@@ -50,7 +51,7 @@ class Surround:
             if not status:
                 await error_response(error)(scope, receive, sending)
         except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold health data and must not get out
-            _log.error("unexpected exception", kind=type(error).__name__, exc_info=error)
+            _log.error("unexpected exception", exception=reduced(error))
             if not status:
                 fault = Fault("unexpected", "the server made a mistake", remedy="Please report it.")
                 await error_response(fault)(scope, receive, sending)
