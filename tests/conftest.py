@@ -22,6 +22,9 @@ from tests.services.anvil import Anvil
 from tests.services.kafka import Kafka
 from tests.services.postgres import Postgres
 from tests.services.process import ServiceUnavailable
+from tests.stores import store, store_url
+
+__all__ = ["store", "store_url"]
 
 Service = TypeVar("Service")
 _LOOPBACK = ("127.", "::1", "localhost", "::ffff:127.")

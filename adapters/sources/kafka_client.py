@@ -113,7 +113,7 @@ _CAUSES = (
         "Set tls.certificate_file and tls.key_file.",
     ),
     ("WRONG_VERSION_NUMBER", "kafka-not-tls", "the listener does not speak TLS", "Remove tls, or use the TLS port."),
-    ("Connection refused", "kafka-unreachable", "nothing listens at the bootstrap address", "Check bootstrap_servers."),
+    ("ECONNREFUSED", "kafka-unreachable", "nothing listens at the bootstrap address", "Check bootstrap_servers."),
     ("Name or service not known", "kafka-unreachable", "a bootstrap host name is unknown", "Check bootstrap_servers."),
 )
 

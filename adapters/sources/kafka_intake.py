@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import Any
 
 from kafka import KafkaProducer
@@ -44,7 +43,7 @@ class KafkaIntake:
         self.name = name
         self._settings = settings
         self._producer: Any = None
-        self._opening = threading.Lock()
+        self._opening: asyncio.Future[Any] | None = None
         self._waiting = 0
 
     async def accept(self, raw: RawMessage) -> Receipt:
@@ -61,7 +60,10 @@ class KafkaIntake:
         loop = asyncio.get_running_loop()
         self._waiting += 1
         try:
-            producer = self._producer or await loop.run_in_executor(None, self._open)
+            # One opening that all wait for, so that they go on in the order they came: order per key starts here.
+            if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
+                self._opening = loop.run_in_executor(None, self._open)
+            producer = self._producer if self._opening.done() else await asyncio.shield(self._opening)
             done: asyncio.Future[Receipt] = loop.create_future()
             headers = [("content-type", _CONTENT_TYPES[raw.kind])] if raw.kind else []
             try:
@@ -92,28 +94,25 @@ class KafkaIntake:
 
     def close(self) -> None:
         """Sends what waits and closes the producer."""
-        with self._opening:
-            producer, self._producer = self._producer, None
+        producer, self._producer, self._opening = self._producer, None, None
         if producer is not None:
             producer.close(timeout=self._settings.delivery_timeout_seconds)
 
     def _open(self) -> Any:
-        with self._opening:
-            if self._producer is None:
-                timeout_ms = int(self._settings.delivery_timeout_seconds * 1000)
-                with explained(f"write topic {self._settings.topic}"):
-                    self._producer = KafkaProducer(
-                        acks="all",
-                        enable_idempotence=True,
-                        linger_ms=self._settings.linger_milliseconds,
-                        batch_size=131_072,
-                        delivery_timeout_ms=timeout_ms,
-                        request_timeout_ms=max(1000, timeout_ms - self._settings.linger_milliseconds - 1),
-                        max_block_ms=5000,
-                        max_request_size=self._settings.max_message_bytes + 65_536,
-                        **self._settings.client_arguments(),
-                    )
-            return self._producer
+        timeout_ms = int(self._settings.delivery_timeout_seconds * 1000)
+        with explained(f"write topic {self._settings.topic}"):
+            self._producer = KafkaProducer(
+                acks="all",
+                enable_idempotence=True,
+                linger_ms=self._settings.linger_milliseconds,
+                batch_size=131_072,
+                delivery_timeout_ms=timeout_ms,
+                request_timeout_ms=max(1000, timeout_ms - self._settings.linger_milliseconds - 1),
+                max_block_ms=5000,
+                max_request_size=self._settings.max_message_bytes + 65_536,
+                **self._settings.client_arguments(),
+            )
+        return self._producer
 
 
 def _refusal(error: Exception, topic: str) -> Exception:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +16,7 @@ from bridge.store.async_database import AsyncDatabase
 from bridge.store.database import Transaction
 from bridge.telemetry.failpoints import failpoint
 
+_ATTEMPTS = 5
 _NAMESPACE = "urn:hie-bridge:api"
 _SERVERS_OWN = frozenset({"resourceType", "id"})
 
@@ -34,7 +35,7 @@ class StoreConsentRecorder:
         def write(txn: Transaction) -> StoredConsent:
             return self._record(txn, target, resource, organization, after_us=0)
 
-        stored = await self._store.write(write)
+        stored = await self._written(write)
         failpoint("consent.after-commit")
         return stored
 
@@ -50,9 +51,19 @@ class StoreConsentRecorder:
             target = Target(tuple(identity.names_of(txn, row.resource_key)))
             return self._record(txn, target, resource, organization, after_us=row.last_updated_us)
 
-        stored = await self._store.write(write)
+        stored = await self._written(write)
         failpoint("consent.after-commit")
         return stored
+
+    async def _written(self, write: Callable[[Transaction], StoredConsent]) -> StoredConsent:
+        """Writes, again where a batch of messages moved the same rows meanwhile; a caller has nothing to do with those."""
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return await self._store.write(write)
+            except Conflict as error:
+                if error.code == "version-conflict":
+                    raise
+        return await self._store.write(write)
 
     def _record(
         self, txn: Transaction, target: Target, resource: Mapping[str, Any], organization: str, *, after_us: int

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-from bridge.config.adapters import CHAINS, INTAKES, KEYS, LISTENERS, SOURCES, load_adapter
+from bridge.cli.composition import open_keys
+from bridge.config import settings as configured
+from bridge.config.adapters import CHAINS, INTAKES, LISTENERS, SOURCES, load_adapter
 from bridge.config.load import load_sites, mappings_root
 from bridge.config.settings import QUEUE, Settings, WithAdapter
 from bridge.config.site import Site
@@ -40,16 +44,15 @@ class Deployment:
         """Origin of the transparency log."""
         return self.settings.deployment.origin
 
-    @property
+    @cached_property
     def holder(self) -> str:
         """Name of this process in leases."""
-        return f"{socket.gethostname()}:{os.getpid()}"
+        return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
     @cached_property
     def keys(self) -> KeyProvider:
         """The deployment's keys."""
-        keys: KeyProvider = self._adapter(KEYS, self.settings.keys, "keys")
-        return keys
+        return open_keys(self.settings)
 
     @cached_property
     def sites(self) -> Mapping[str, Site]:
@@ -59,7 +62,8 @@ class Deployment:
     @cached_property
     def bindings(self) -> Mapping[str, Site]:
         """The site of every source and listener, by its name."""
-        return {bound.name: self.sites[bound.site] for bound in (*self.settings.sources, *self.settings.listeners)}
+        bound: tuple[configured.Source | configured.Listener, ...] = (*self.settings.sources, *self.settings.listeners)
+        return {binding.name: self.sites[binding.site] for binding in bound}
 
     @cached_property
     def rules(self) -> Rules:
@@ -101,8 +105,8 @@ class Deployment:
 
     def source_worker(self, name: str) -> SourceWorker:
         """The worker of a configured source, with a connection of its own."""
-        [configured] = [source for source in self.settings.sources if source.name == name]
-        source: Source = self._named(SOURCES, configured, name, "sources")
+        [section] = [source for source in self.settings.sources if source.name == name]
+        source: Source = self._named(SOURCES, section, name, "sources")
         database = self.database()
         return SourceWorker(
             source, self.preparer(), self.batcher(database), database, self.settings.limits.batch_messages
@@ -159,19 +163,14 @@ class Deployment:
         """An intake by name; the embedded queue has a connection of its own. The caller closes it."""
         if name == QUEUE:
             return QueueIntake(self.database(), self.preparer(), self.keys, self.settings.limits.waiting_messages)
-        for configured in self.settings.intakes:
-            if configured.name == name:
-                intake: Intake = self._named(INTAKES, configured, name, "intakes")
+        for section in self.settings.intakes:
+            if section.name == name:
+                intake: Intake = self._named(INTAKES, section, name, "intakes")
                 return intake
         raise Incorrect("intake-unknown", f"There is no intake called {name}.", remedy="Configure it under intakes.")
 
     @staticmethod
-    def _adapter(group: str, section: WithAdapter, path: str) -> object:
-        spec = load_adapter(group, section.adapter, section.settings.place("adapter"))
-        return spec.build(section.settings.check(spec.settings, path))
-
-    @staticmethod
-    def _named(group: str, section: WithAdapter, name: str, path: str) -> object:
+    def _named(group: str, section: WithAdapter, name: str, path: str) -> Any:
         spec = load_adapter(group, section.adapter, section.settings.place("adapter"))
         return spec.build(name, section.settings.check(spec.settings, path))
 

@@ -21,6 +21,11 @@ from bridge.errors import BridgeError
 from bridge.telemetry.logs import LEVELS, configure_logging, log_uncaught, take_over_process
 
 COMMANDS: Final[Mapping[str, str]] = {
+    "work": "Bring messages into the store.",
+    "up": "Run every role in one process.",
+    "serve": "Serve the FHIR API.",
+    "listen": "Receive messages over MLLP and from folders.",
+    "anchor": "Number leaves, sign checkpoints, anchor them.",
     "config": "Check, show and describe the configuration.",
     "keys": "Make the keys of a deployment.",
     "token": "Make an access token for a demonstration.",

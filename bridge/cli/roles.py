@@ -46,11 +46,8 @@ def run_roles(roles: Sequence[Role], stop: Stop, *, stop_seconds: float) -> None
         assert role.run is not None
         try:
             role.run(stop)
-        except BridgeError as error:
-            _failed(role, error, failures)
         except Exception as error:  # noqa: BLE001 - a thread must not die unseen
-            _log.exception("role-broken", role=role.name)
-            _failed(role, _broken(role, error), failures)
+            _failed(role, _closed(role, error), failures)
         finally:
             stop.set()
 
@@ -78,11 +75,8 @@ async def _serve(roles: Sequence[Role], stop: Stop, failures: list[BridgeError])
         assert role.serve is not None
         try:
             await role.serve(stop)
-        except BridgeError as error:
-            _failed(role, error, failures)
         except Exception as error:  # noqa: BLE001 - as in a thread
-            _log.exception("role-broken", role=role.name)
-            _failed(role, _broken(role, error), failures)
+            _failed(role, _closed(role, error), failures)
         finally:
             stop.set()
 
@@ -97,7 +91,16 @@ def _failed(role: Role, error: BridgeError, failures: list[BridgeError]) -> None
     failures.append(error)
 
 
-def _broken(role: Role, error: Exception) -> Fault:
+def _closed(role: Role, error: Exception) -> BridgeError:
+    """The error itself if it is one of ours, the first of ours in a group of errors, else a Fault."""
+    if isinstance(error, BridgeError):
+        return error
+    if isinstance(error, ExceptionGroup):
+        for inner in error.exceptions:
+            found = _closed(role, inner)
+            if found.code != "role-broken":
+                return found
+    _log.error("role-broken", role=role.name, exc_info=error)
     fault = Fault(
         "role-broken", f"The role {role.name} broke ({type(error).__name__}).", remedy="Report it with the log."
     )

@@ -61,6 +61,10 @@ class Intake(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Finishes what was accepted and lets go of connections; may block; idempotent."""
+        ...
+
 
 class Listener(Protocol):
     """Receives messages from others and answers for them."""

@@ -1,0 +1,24 @@
+"""``hiebridge listen``: receive messages over MLLP and from folders."""
+
+from __future__ import annotations
+
+import click
+
+from bridge.cli.deployment import open_deployment
+from bridge.cli.invocation import Invocation, pass_invocation
+from bridge.cli.roles import run_roles
+from bridge.cli.serving import listen_roles
+from bridge.telemetry.stop import Stop
+
+
+@click.command()
+@pass_invocation
+def command(invocation: Invocation) -> None:
+    """Receive messages over MLLP and from folders, and acknowledge them once they are durable. Ends on SIGTERM.
+
+    \b
+    Example:
+      $ hiebridge listen
+    """  # noqa: D301 - click's mark
+    settings = invocation.settings()
+    run_roles(listen_roles(open_deployment(settings)), Stop(), stop_seconds=settings.limits.stop_seconds)

@@ -1,0 +1,206 @@
+"""The pure stage: from raw bytes to what they ask for, or to the reason why they can't be understood (law *Batch*)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from hashlib import blake2b
+from time import perf_counter
+from typing import Any
+
+from bridge.config.site import Site
+from bridge.errors import BridgeError, Fault, Incorrect
+from bridge.fhir.json import loads
+from bridge.hl7v2.message import Limits, Message, parse
+from bridge.keys.envelope import Envelope, seal
+from bridge.keys.ports import KeyWrapper
+from bridge.mapping.convert import convert, event_of
+from bridge.mapping.fhir_input import convert_fhir
+from bridge.mapping.operations import Conversion, IdentityKey
+from bridge.mapping.rules import Rules
+from bridge.pipeline.consent_scan import carries_consent, patients_named
+from bridge.pipeline.ports import ContentKind, RawMessage
+from bridge.store.rows import SeenKey
+
+_SEGMENT_NAME = re.compile(rb"(?:^|[\r\n])[\x0b]?([A-Z][A-Z0-9]{2})(?=[^A-Za-z0-9\s]|[\r\n]|$)")
+
+
+class Stage(StrEnum):
+    """Where on the road a message failed."""
+
+    DETECT = "detect"
+    PARSE = "parse"
+    MAP = "map"
+    RECORD = "record"
+    STORE = "store"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A message after the pure stage.
+
+    Attributes:
+        raw: as received.
+        site: who sent it.
+        kind: what its bytes are.
+        envelope: the encrypted raw bytes.
+        event: ``ADT^A08``, ``fhir:Patient``, ``""`` where even that is unknown.
+        seen: what makes it the same message again; None where it could not be read that far.
+        conversion: what it asks for; None when filtered or failed.
+        error, stage: why it is a dead letter, and where that showed.
+        consent: it carries consent content, so failing must restrict its patient.
+        patients: names of its patient by the tolerant scan; filled only for failed consent content.
+        structure: JSON text of names, counts and positions for dead letters.
+    """
+
+    raw: RawMessage
+    site: Site
+    kind: ContentKind
+    envelope: Envelope = field(repr=False)
+    event: str = ""
+    seen: SeenKey | None = None
+    conversion: Conversion | None = None
+    error: BridgeError | None = None
+    stage: Stage = Stage.DETECT
+    consent: bool = False
+    patients: tuple[IdentityKey, ...] = ()
+    structure: str = "{}"
+
+    def failed(self, error: BridgeError, stage: Stage) -> Prepared:
+        """The same message as a dead letter."""
+        patients = patients_named(self.raw, self.kind, self.site) if self.consent else ()
+        structure = self.structure if self.structure != "{}" else structure_of(self.raw.content, self.kind)
+        return replace(self, conversion=None, error=error, stage=stage, patients=patients, structure=structure)
+
+
+class Preparer:
+    """Does the pure stage for messages of known sources. Thread-safe: holds only read-only state.
+
+    Args:
+        rules: compiled mappings.
+        sites: site of each source or listener, by its name.
+        wrapper: wraps the data keys of raw messages.
+        digest_key: 32 bytes that key the digests of messages.
+        max_message_bytes: larger messages become dead letters.
+    """
+
+    def __init__(
+        self, rules: Rules, sites: Mapping[str, Site], wrapper: KeyWrapper, digest_key: bytes, max_message_bytes: int
+    ) -> None:
+        self._rules = rules
+        self._sites = sites
+        self._wrapper = wrapper
+        self._digest_key = digest_key
+        self._limits = Limits(message_bytes=max_message_bytes)
+        self.seconds: dict[str, float] = {"parse": 0.0, "convert": 0.0, "seal": 0.0}
+
+    def site_of(self, source: str) -> Site:
+        """The site bound to a source. Raises Incorrect ``source-unknown``."""
+        try:
+            return self._sites[source]
+        except KeyError:
+            raise Incorrect(
+                "source-unknown",
+                "A message waits for a source that is no longer configured.",
+                remedy="Configure it again until its messages are done.",
+            ) from None
+
+    def prepare(self, raw: RawMessage) -> Prepared:
+        """Reads and converts one message; never raises for what is in it."""
+        started = perf_counter()
+        site = self.site_of(raw.source)
+        kind = raw.kind or detect(raw.content)
+        prepared = Prepared(raw, site, kind, seal(raw.content, aad(raw), self._wrapper))
+        self.seconds["seal"] += perf_counter() - started
+        stage = Stage.PARSE
+        try:
+            prepared = replace(prepared, consent=carries_consent(raw.content, kind))
+            if kind is ContentKind.HL7V2:
+                started = perf_counter()
+                message = parse(raw.content, charset=site.charset, limits=self._limits)
+                event = event_of(message)
+                prepared = replace(prepared, event=event, seen=self._seen_hl7(raw, site, message))
+                self.seconds["parse"] += perf_counter() - started
+                if event not in site.events.allowed:
+                    return prepared
+                stage = Stage.MAP
+                started = perf_counter()
+                conversion = convert(message, site, self._rules)
+                self.seconds["convert"] += perf_counter() - started
+            else:
+                content = loads(raw.content, max_bytes=self._limits.message_bytes)
+                event = f"fhir:{content.get('resourceType', '')}"
+                prepared = replace(
+                    prepared, event=event, seen=SeenKey(f"fhir:{raw.source}", "", self._digest(raw.content))
+                )
+                stage = Stage.MAP
+                conversion = joined(convert_fhir(content, site, received_us=raw.received_us))
+        except BridgeError as error:
+            return prepared.failed(error, stage)
+        except Exception as error:  # noqa: BLE001 - whatever one message does to the code, the others go on
+            fault = Fault(
+                f"{stage}-failed",
+                f"The message broke the {stage} stage ({type(error).__name__}).",
+                remedy="Report it with its structure.",
+            )
+            fault.__cause__ = error
+            return prepared.failed(fault, stage)
+        return replace(prepared, conversion=conversion)
+
+    def _seen_hl7(self, raw: RawMessage, site: Site, message: Message) -> SeenKey:
+        header = message.header
+        sender = f"{site.site}|{header.sending_application}|{header.sending_facility}"
+        return SeenKey(sender, header.control_id, self._digest(raw.content))
+
+    def _digest(self, content: bytes) -> bytes:
+        return blake2b(content, digest_size=16, key=self._digest_key).digest()
+
+
+def aad(raw: RawMessage) -> bytes:
+    """What the encryption of a raw message is bound to: its source and time of receipt."""
+    return f"raw-message/v1\0{raw.source}\0{raw.received_us}".encode()
+
+
+def detect(content: bytes) -> ContentKind:
+    """FHIR JSON starts with a brace (a byte order mark may precede), everything else is taken for HL7 v2."""
+    start = content[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
+    return ContentKind.FHIR_JSON if start[:1] in {b"{", b"["} else ContentKind.HL7V2
+
+
+def joined(conversions: Sequence[Conversion]) -> Conversion:
+    """One conversion for a Bundle: all its operations succeed or fail together.
+
+    Raises:
+        Incorrect: ``bundle-empty``.
+    """
+    if not conversions:
+        raise Incorrect(
+            "bundle-empty", "The Bundle holds no resource.", remedy="Send resources, or a Bundle with entries."
+        )
+    first = conversions[0]
+    if len(conversions) == 1:
+        return first
+    return replace(
+        first,
+        event="fhir:Bundle",
+        patient=next((conversion.patient for conversion in conversions if conversion.patient), None),
+        operations=tuple(operation for conversion in conversions for operation in conversion.operations),
+        restricts_patient=any(conversion.restricts_patient for conversion in conversions),
+        mapped=sum(conversion.mapped for conversion in conversions),
+        dropped=sum(conversion.dropped for conversion in conversions),
+        unmapped=sum(conversion.unmapped for conversion in conversions),
+        reports=tuple(report for conversion in conversions for report in conversion.reports),
+    )
+
+
+def structure_of(content: bytes, kind: ContentKind) -> str:
+    """JSON text that shows how a message is built and nothing of what it says: segment names in order, sizes."""
+    shape: dict[str, Any] = {"kind": str(kind), "bytes": len(content)}
+    if kind is ContentKind.HL7V2:
+        names = [match.group(1).decode() for match in _SEGMENT_NAME.finditer(content[: 1 << 20])]
+        shape["segments"] = names[:200]
+        shape["segment_count"] = len(names)
+    return json.dumps(shape, separators=(",", ":"))

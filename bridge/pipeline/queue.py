@@ -1,0 +1,209 @@
+"""The embedded queue: waiting rows of ``raw_message``, for listeners without Kafka behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from bridge.errors import BridgeError, Busy, Fault, Unavailable
+from bridge.keys.envelope import Envelope, open_envelope, seal
+from bridge.keys.ports import KeyWrapper
+from bridge.pipeline.batch import QUEUE_TOPIC, Batcher, Item
+from bridge.pipeline.ports import ContentKind, RawMessage, Receipt
+from bridge.pipeline.prepare import Preparer, aad, detect
+from bridge.pipeline.worker import report
+from bridge.store import positions, raw_messages, source_control
+from bridge.store.database import Database
+from bridge.store.rows import RawMessageRow, RawState
+from bridge.telemetry.failpoints import failpoint
+from bridge.telemetry.stop import Stop
+
+_log = structlog.get_logger(__name__)
+
+_GROUP = 500
+_IDLE_SECONDS = 0.1
+
+
+@dataclass(slots=True)
+class _Waiting:
+    raw: RawMessage
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[Receipt]
+
+
+class QueueIntake:
+    """See :class:`bridge.pipeline.ports.Intake`: durable in the store's own transaction log.
+
+    Accepts that wait at the same time share one transaction (group commit); a thread of its own writes them, so the event
+    loop of the listeners never waits for the disk.
+    """
+
+    def __init__(self, database: Database, preparer: Preparer, wrapper: KeyWrapper, waiting_messages: int) -> None:
+        self._database = database
+        self._preparer = preparer
+        self._wrapper = wrapper
+        self._limit = waiting_messages
+        self._queue: deque[_Waiting] = deque()
+        self._filled = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="queue-intake", daemon=True)
+        self._thread.start()
+
+    async def accept(self, raw: RawMessage) -> Receipt:
+        """Returns when the encrypted raw row is committed."""
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(raw, loop, loop.create_future())
+        with self._filled:
+            if self._closing:
+                raise Unavailable("intake-closed", "The intake is closing.", remedy="Send again after the restart.")
+            if len(self._queue) >= self._limit:
+                raise Busy("intake-full", "Too many messages wait to be stored.", remedy="Send again later.")
+            self._queue.append(waiting)
+            self._filled.notify()
+        return await waiting.done
+
+    def close(self) -> None:
+        """Writes what waits, then ends the thread and the connection."""
+        with self._filled:
+            self._closing = True
+            self._filled.notify()
+        self._thread.join()
+        self._database.close()
+
+    def _run(self) -> None:
+        while True:
+            with self._filled:
+                while not self._queue and not self._closing:
+                    self._filled.wait()
+                if not self._queue:
+                    return
+                group = [self._queue.popleft() for _ in range(min(_GROUP, len(self._queue)))]
+            try:
+                receipts = self._write([waiting.raw for waiting in group])
+            except BridgeError as error:
+                _log.warning("intake-failed", code=error.code, messages=len(group))
+                for waiting in group:
+                    waiting.loop.call_soon_threadsafe(_fail, waiting.done, error)
+            except Exception as error:  # noqa: BLE001 - the listeners must hear of it, whatever it was
+                fault = Fault("intake-broken", f"Storing raw messages failed ({type(error).__name__}).")
+                for waiting in group:
+                    waiting.loop.call_soon_threadsafe(_fail, waiting.done, fault)
+            else:
+                for waiting, receipt in zip(group, receipts, strict=True):
+                    waiting.loop.call_soon_threadsafe(_succeed, waiting.done, receipt)
+
+    def _write(self, group: list[RawMessage]) -> list[Receipt]:
+        envelopes = [seal(raw.content, aad(raw), self._wrapper) for raw in group]
+        failpoint("intake.before-durable")
+        with self._database.transaction() as txn:
+            keys = txn.allocate("raw_message", len(group))
+            rows = [self._row(key, raw, envelope) for key, raw, envelope in zip(keys, group, envelopes, strict=True)]
+            raw_messages.insert(txn, rows)
+        failpoint("intake.after-durable")
+        return [Receipt(f"raw_message/{key}") for key in keys]
+
+    def _row(self, key: int, raw: RawMessage, envelope: Envelope) -> RawMessageRow:
+        site = self._preparer.site_of(raw.source)
+        kind = raw.kind or detect(raw.content)
+        sealed = (envelope.key_id, envelope.wrapped_key, envelope.nonce, envelope.ciphertext)
+        nothing = (None, None, None, None)
+        return RawMessageRow(
+            key,
+            raw.received_us,
+            raw.source,
+            None,
+            None,
+            None,
+            site.site,
+            str(kind),
+            RawState.WAITING,
+            None,
+            0,
+            *nothing,
+            *sealed,
+        )
+
+
+def _succeed(done: asyncio.Future[Receipt], receipt: Receipt) -> None:
+    if not done.done():
+        done.set_result(receipt)
+
+
+def _fail(done: asyncio.Future[Receipt], error: BridgeError) -> None:
+    if not done.done():
+        done.set_exception(error)
+
+
+class QueueWorker:
+    """Works the embedded queue off: claims waiting rows in order of receipt, stores them as batches."""
+
+    def __init__(
+        self,
+        preparer: Preparer,
+        batcher: Batcher,
+        wrapper: KeyWrapper,
+        database: Database,
+        sources: Sequence[str],
+        *,
+        batch_messages: int = 100,
+    ) -> None:
+        self._sources = sources
+        self._preparer = preparer
+        self._batcher = batcher
+        self._wrapper = wrapper
+        self._database = database
+        self._batch_messages = batch_messages
+
+    def run(self, stop: Stop) -> None:
+        """Works until ``stop`` is set. What is not committed then is still waiting."""
+        self.open()
+        while not stop.is_set:
+            try:
+                busy = self.work_once(stop)
+            except BridgeError as error:
+                if not error.transient:
+                    raise
+                _log.warning("queue-unavailable", code=error.code)
+                busy = False
+            if not busy:
+                stop.wait(_IDLE_SECONDS)
+
+    def open(self) -> None:
+        """Makes the rows in which the totals of the listeners are counted."""
+        with self._database.transaction() as txn:
+            for source in self._sources:
+                positions.claim(txn, source, QUEUE_TOPIC, 0)
+
+    def work_once(self, stop: Stop) -> bool:
+        """One batch; answers whether there was anything to do."""
+        with self._database.transaction(read_only=True) as txn:
+            rows = raw_messages.waiting(txn, self._batch_messages, paused=source_control.paused(txn))
+        if not rows:
+            return False
+        started = time.perf_counter()
+        items = [
+            Item(self._preparer.prepare(opened(row, self._wrapper)), row=(row.raw_key, row.received_us)) for row in rows
+        ]
+        verdicts = self._batcher.store(items, None, stop)
+        _log.debug("queue-batch", messages=len(verdicts), seconds=round(time.perf_counter() - started, 3))
+        for source in {verdict.item.prepared.raw.source for verdict in verdicts}:
+            report(source, [v for v in verdicts if v.item.prepared.raw.source == source])
+        return True
+
+
+def opened(row: RawMessageRow, wrapper: KeyWrapper) -> RawMessage:
+    """The raw message of a stored row, decrypted.
+
+    Raises:
+        Unavailable: its wrapping key is not there.
+        Incorrect: the row was altered.
+    """
+    raw = RawMessage(row.source, b"", ContentKind(row.kind), None, row.received_us)
+    content = open_envelope(Envelope(row.key_id, row.wrapped_key, row.nonce, row.ciphertext), aad(raw), wrapper)
+    return RawMessage(row.source, content, ContentKind(row.kind), None, row.received_us)

@@ -1,0 +1,135 @@
+"""Consents: from the FHIR resource to the state that decisions read, and to the word that goes on chain.
+
+Resource, decision state and outbox change in one transaction, so that a revocation holds the moment the write returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from bridge.consent.rule import Rule, Status, chain_word, compile_consent, encode
+from bridge.errors import Incorrect
+from bridge.ledger.chain import Handle, PolicyTag
+from bridge.ledger.commitment import LeafKind
+from bridge.record.commitments import EVENT_FORM, Commitments
+from bridge.record.work import Work
+from bridge.store import consents as repository
+from bridge.store import outbox, persons
+from bridge.store.database import Transaction
+from bridge.store.rows import ConsentStateRow, ResourceRow
+
+CHAIN_DESTINATION = "chain.consent"
+
+
+@dataclass(frozen=True, slots=True)
+class Projected:
+    """A consent whose state changed, and the leaf that says so."""
+
+    row: ConsentStateRow
+    granted: bool
+    leaf_id: bytes
+    retired: Handle | None = None
+
+
+class ConsentPayload(msgspec.Struct, frozen=True):
+    """What waits in the outbox to become a consent word."""
+
+    handle: bytes
+    granted: bool
+    version: int
+    not_after_us: int | None
+    tag: bytes
+
+
+def project(txn: Transaction, work: Work, rows: Mapping[int, ResourceRow], commitments: Commitments) -> list[Projected]:
+    """Brings the decision state of every changed Consent up to date.
+
+    Raises:
+        Incorrect: ``consent-patient-unknown``; a consent must be about a Patient that is here.
+    """
+    changed = [entry for entry in work.changed() if entry.type == "Consent"]
+    if not changed:
+        return []
+    known = repository.load(txn, [entry.key for entry in changed])
+    projected: list[Projected] = []
+    for entry in changed:
+        body = entry.drafts[-1].body
+        row = rows[entry.key]
+        before = known.get(entry.key)
+        patient = row.patient_key if row.patient_key is not None else (before.patient_key if before else None)
+        if patient is None:
+            raise Incorrect(
+                "consent-patient-unknown",
+                "A Consent names a Patient that is not here.",
+                remedy="Send the Patient first.",
+            )
+        rule = compile_consent(body) if body is not None else None
+        state = _state(entry.key, patient, rule, before, txn.now_us())
+        granted = rule is not None and chain_word(rule).granted
+        retired = Handle(before.handle) if before is not None and before.handle != state.handle else None
+        leaf_id = commitments.add(
+            LeafKind.CONSENT,
+            entry.record_uuid,
+            state.version,
+            state_bytes(state),
+            owner=work.owner_of(patient) or entry.record_uuid,
+            form=EVENT_FORM,
+            subject_key=entry.key,
+            subject_version=state.version,
+        )
+        projected.append(Projected(state, granted, leaf_id, retired))
+    links = persons.links(txn, {item.row.patient_key for item in projected})
+    persons.advance_consent_version(txn, {link.person_key for link in links.values()})
+    return projected
+
+
+def publish(txn: Transaction, projected: Sequence[Projected], committed: Mapping[bytes, bytes]) -> None:
+    """Writes the states, and their words into the outbox; a revocation cancels its unsent grant."""
+    if not projected:
+        return
+    states: list[ConsentStateRow] = []
+    words: list[tuple[str, str, bytes]] = []
+    for item in projected:
+        tag = PolicyTag.of_commitment(committed[item.leaf_id])
+        state = item.row._replace(policy_tag=tag.value.hex())
+        states.append(state)
+        payload = ConsentPayload(state.handle, item.granted, state.version, state.not_after_us, tag.value)
+        words.append((CHAIN_DESTINATION, state.handle.hex(), msgspec.json.encode(payload)))
+        outbox.cancel(txn, CHAIN_DESTINATION, state.handle.hex())
+    repository.write(txn, states)
+    outbox.put(txn, words)
+
+
+def _state(
+    consent_key: int, patient: int, rule: Rule | None, before: ConsentStateRow | None, now_us: int
+) -> ConsentStateRow:
+    status = rule.status if rule is not None else Status.REVOKED
+    regrant = before is not None and before.status != Status.ACTIVE and status is Status.ACTIVE
+    handle = Handle.random().value if before is None or regrant else before.handle
+    return ConsentStateRow(
+        consent_key,
+        patient,
+        handle,
+        status.value,
+        before.version + 1 if before is not None else 1,
+        encode(rule) if rule is not None else (before.rule if before is not None else b""),
+        rule.custodian if rule is not None else (before.custodian if before is not None else ""),
+        chain_word(rule).not_after_us if rule is not None else None,
+        "",
+        now_us,
+    )
+
+
+def state_bytes(state: ConsentStateRow) -> bytes:
+    """The bytes that a consent leaf commits to, made anew from the row by ``fsck``."""
+    content: dict[str, Any] = {
+        "handle": state.handle.hex(),
+        "not_after_us": state.not_after_us,
+        "status": state.status,
+        "version": state.version,
+    }
+    return msgspec.json.encode(content)

@@ -1,0 +1,35 @@
+"""FHIR ids, minted at first sight from the name of a resource and never changed (law *Identity*)."""
+
+from __future__ import annotations
+
+import hmac
+from uuid import UUID
+
+from bridge.mapping.operations import IdentityKey
+
+_DOMAIN = b"hie-bridge/id/v1\x00"
+
+
+def length_prefixed(*parts: str) -> bytes:
+    """The parts in UTF-8, each behind its length in four bytes, so that no two lists of parts look alike."""
+    encoded = [part.encode() for part in parts]
+    return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+
+
+def mint(key: IdentityKey, identity_key: bytes) -> str:
+    """The FHIR id of the resource that ``key`` names: UUIDv8 (RFC 9562 section 5.8) of a keyed digest.
+
+    A bare hash could be guessed back to the identifier, so the deployment's identity key is in it; content and time are
+    not, so that every deployment with that key and every order of messages mints the same id.
+    """
+    message = _DOMAIN + length_prefixed(key.resource_type, key.namespace, key.identifier_type, key.value)
+    digest = bytearray(hmac.digest(identity_key, message, "sha256")[:16])
+    digest[6] = digest[6] & 0x0F | 0x80
+    digest[8] = digest[8] & 0x3F | 0x80
+    return str(UUID(bytes=bytes(digest)))
+
+
+def lock_slot(key: IdentityKey, lock_key: bytes) -> int:
+    """The advisory lock slot (signed 64 bits, before folding) that guards a name."""
+    message = length_prefixed(key.resource_type, key.namespace, key.identifier_type, key.value)
+    return int.from_bytes(hmac.digest(lock_key, message, "sha256")[:8], "big", signed=True)
