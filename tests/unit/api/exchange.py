@@ -1,4 +1,4 @@
-"""A small exchange for tests: a store on SQLite, seeded row by row, and the whole API before it."""
+"""A small exchange for tests: a store, seeded row by row, and the whole API before it."""
 
 from __future__ import annotations
 
@@ -131,8 +131,8 @@ def permit(patient: str, kind: str = "permit", *, actors: tuple[str, ...] = (), 
 class Seed:
     """Writes rows straight through the repositories, as the recorder would leave them."""
 
-    def __init__(self, path: Path) -> None:
-        self._database = open_database(f"sqlite:///{path}")
+    def __init__(self, url: str) -> None:
+        self._database = open_database(url)
         self._keys: dict[str, int] = {}
         self._clock = T0
 
@@ -143,6 +143,13 @@ class Seed:
         """Stores each body as the next version of its resource."""
         for body in bodies:
             self._put(body, deleted=deleted)
+
+    def put_if(self, there: bool, body: dict[str, Any]) -> None:
+        """Stores the body, or only lets the time pass that storing it would have taken."""
+        if there:
+            self.put(body)
+        else:
+            self._clock += 1_000_000
 
     def _put(self, body: dict[str, Any], *, deleted: bool) -> tuple[ResourceRow, bytes]:
         kind, fhir_id = body["resourceType"], body["id"]
@@ -259,15 +266,13 @@ class Seed:
 class Exchange:
     """The API over a seeded store; requests run on one event loop of its own."""
 
-    def __init__(self, folder: Path, default: str = "deny", template: Path | None = None, **options: Any) -> None:
-        path = folder / "exchange.db"
-        if template is None:
-            migrate(f"sqlite:///{path}")
-        else:
-            path.write_bytes(template.read_bytes())
-        self.seed = Seed(path)
+    def __init__(self, folder: Path, default: str = "deny", *, url: str = "", **options: Any) -> None:
+        if not url:
+            url = f"sqlite:///{folder}/exchange.db"
+            migrate(url)
+        self.seed = Seed(url)
         self._runner = asyncio.Runner()
-        self._store = open_async_database(f"sqlite:///{path}", connections=2)
+        self._store = open_async_database(url, connections=2)
         wrapper = AesKeyWrapper({"w": b"w" * 32}, "w")
         self.journal = AccessJournal(self._store, RecordKeys(wrapper), "hie.example/log", b"i" * 32)
         enforcer = Enforcer(self._store, load_policy(ROOT / "mappings", DefaultPolicy(default)))
