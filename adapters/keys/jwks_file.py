@@ -51,21 +51,21 @@ class JwksFile:
             keys = _parse(self._path.read_bytes())
         except OSError:
             return
-        if keys:
+        if keys is not None:
             self._keys, self._stamp = keys, stamp
 
     async def close(self) -> None:
         """Nothing is held."""
 
 
-def _parse(data: bytes) -> tuple[Mapping[str, Any], ...]:
-    """The keys of a JWK Set; none if it is no such thing."""
+def _parse(data: bytes) -> tuple[Mapping[str, Any], ...] | None:
+    """The keys of a JWK Set; None if it is no such thing."""
     try:
         document = msgspec.json.decode(data)
     except msgspec.MsgspecError:
-        return ()
+        return None
     keys = document.get("keys") if isinstance(document, dict) else None
-    return tuple(key for key in keys if isinstance(key, dict)) if isinstance(keys, list) else ()
+    return tuple(key for key in keys if isinstance(key, dict)) if isinstance(keys, list) else None
 
 
 adapter = AdapterSpec("jwks-file", JwksFileSettings, JwksFile)

@@ -1,0 +1,39 @@
+"""Section ``access``: what is refused before anything starts."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from bridge.access.settings import AccessSettings
+from tests.unit.api.exchange import BASE, CLIENTS, ISSUER, access_settings
+
+ISSUER_SETTINGS = {"issuer": ISSUER, "audience": BASE, "algorithms": ["ES256"], "keys": {"adapter": "jwks-file"}}
+CLIENT = {**CLIENTS[0], "issuer": ISSUER}
+
+
+def test_the_settings_of_the_tests_hold():
+    """A whole section is taken."""
+    assert len(access_settings().clients) == len(CLIENTS)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"issuers": [{**ISSUER_SETTINGS, "shoe": 1}]},
+        {"issuers": [{**ISSUER_SETTINGS, "algorithms": ["HS256"]}]},
+        {"issuers": [{**ISSUER_SETTINGS, "algorithms": ["none"]}]},
+        {"issuers": [{**ISSUER_SETTINGS, "algorithms": []}]},
+        {"issuers": [ISSUER_SETTINGS, ISSUER_SETTINGS]},
+        {"clients": [CLIENT]},
+        {"issuers": [ISSUER_SETTINGS], "clients": [CLIENT, CLIENT]},
+        {"issuers": [ISSUER_SETTINGS], "clients": [{**CLIENT, "purposes": []}]},
+        {"issuers": [ISSUER_SETTINGS], "clients": [{**CLIENT, "role": "king"}]},
+        {"issuers": [ISSUER_SETTINGS], "clients": [{**CLIENT, "custodians": ["Organization/a"]}]},
+        {"issuers": [ISSUER_SETTINGS], "clients": [{**CLIENT, "role": "consent-officer"}]},
+    ],
+)
+def test_mistakes_are_refused(section):
+    """Unknown keys, symmetric or missing algorithms, strangers, doubles, officers of nobody."""
+    with pytest.raises(ValidationError):
+        AccessSettings.model_validate(section)
