@@ -29,13 +29,14 @@ from bridge.mapping.source import Map, mistake
 from bridge.mapping.tables import CodingSystems, Table
 
 if TYPE_CHECKING:
+    from bridge.mapping.operations import Report
     from bridge.mapping.run import Run
 
 Json = Any
 
 _RULE_KEYS: Final = ("from", "to", "as", "table", "when", "within", "default", "value", "by", "choose", "add", "source")
 _CHOICE_KEYS: Final = ("to", "as", "table", "when", "within", "default", "add")
-_MAP_KEYS: Final = ("rules", "resource", "identity", "display", "stamp", "chain", "elements", "kind", "drop")
+_MAP_KEYS: Final = ("rules", "resource", "identity", "display", "stamp", "chain", "remember")
 
 
 class TypeMap(NamedTuple):
@@ -141,7 +142,7 @@ class Compiler:
         if when is not None:
             leaf = _guarded(leaf, when)
         plainest = reads[0] if len(reads) == 1 and when is None and not many else None
-        part = Part(path, leaf)
+        part = Part(path, leaf, listed=many)
         if plainest is not None and plainest.converter is not None:
             part = part._replace(at=plainest.part, converter=plainest.converter)
         own = [read for read in reads if read.part >= 0]
@@ -204,7 +205,10 @@ class Compiler:
             return self._chosen(source, scope, depth)
         name = source.text("as", "string")
         convert, cover = self.converter(name, depth, source.at("as"))
-        return self._finished(convert, source, name), cover
+        finished = self._finished(convert, source, name)
+        if name in self.types and self.types[name].source.flag("remember"):
+            finished = _remembering(finished)
+        return finished, cover
 
     def _leaf(self, name: str, reference: Reference, scope: Scope, where: Where) -> _Read:
         """A conversion that looks at its neighbours too."""
@@ -330,6 +334,34 @@ _Choice = Callable[[str, "Run"], "dict[str, Json] | None"]
 
 
 _EVERYTHING: Final = -2  # stands for the index of a rule that reads all of its data type
+
+
+_REMEMBERED: Final = 5_000  # texts a rule and process
+
+
+def _remembering(convert: Converter) -> Converter:
+    """Keeps the values of texts that come again and again (codes, units), with what was reported about them.
+
+    The values are shared between messages: nobody changes a value in place.
+    """
+    known: dict[tuple[str, str, str], tuple[Json, tuple[Report, ...]]] = {}
+
+    def remembered(raw: str, run: Run) -> Json:
+        key = (raw, run.source, run.component)
+        found = known.get(key)
+        if found is None:
+            outer, run.reports = run.reports, {}
+            found = convert(raw, run), tuple(run.reports)
+            run.reports = outer
+            if len(known) >= _REMEMBERED:
+                known.clear()
+            known[key] = found
+        value, reports = found
+        for report in reports:
+            run.reports[report] = None
+        return value
+
+    return remembered
 
 
 class _Read(NamedTuple):

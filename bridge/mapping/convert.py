@@ -16,7 +16,6 @@ from bridge.mapping.operations import (
     Operation,
     OutputEntry,
     Stamp,
-    TargetReference,
     UnitChange,
     UnitKind,
 )
@@ -54,8 +53,8 @@ def convert(message: Message, site: Site, rules: Rules, *, explain: bool = False
         explain: also answer the ledger of elements and the rule behind each output element.
 
     Raises:
-        Incorrect: ``unknown-event``, ``message-without-time``, ``patient-without-identifier``, ``foreign-authority``,
-            ``merge-without-identifier``, ``merge-with-itself``.
+        Incorrect: ``unknown-event``, ``patient-without-identifier``, ``foreign-authority``, ``merge-without-identifier``,
+            ``merge-with-itself``.
         Forbidden: ``sender-not-allowed``, MSH-3 or MSH-4 is not one the site's file allows.
     """
     event_name = event_of(message)
@@ -70,6 +69,31 @@ def convert(message: Message, site: Site, rules: Rules, *, explain: bool = False
     run = Run(message, site, root, explain=explain)
     run.event = event_name
     _take_time(run)
+    try:
+        return _converted(message_map, event, rules, root, placed, strays, run)
+    finally:
+        _release(root)
+
+
+def _release(group: Group) -> None:
+    """Parts the instances from one another: cycles would leave each message to the garbage collector."""
+    for child in group.children:
+        _release(child)
+    group.children.clear()
+    group.pending.clear()
+    group.below.clear()
+    group.parent = None
+
+
+def _converted(
+    message_map: MessageMap,
+    event: Event,
+    rules: Rules,
+    root: Group,
+    placed: list[tuple[Segment, Group]],
+    strays: list[Segment],
+    run: Run,
+) -> Conversion:
     pendings = _resources(message_map, root, run)
     ledger = _map_segments(rules, message_map, placed, {id(segment) for segment in strays}, run)
     for pending, slot in pendings:
@@ -95,6 +119,7 @@ def _check_sender(message: Message, site: Site) -> None:
 
 
 def _take_time(run: Run) -> None:
+    """EVN-2, else MSH-7; a message that tells neither ranks behind all that do, and is reported."""
     message = run.message
     for name, number in (("EVN", 2), ("MSH", 7)):
         segment = message.segment(name)
@@ -104,11 +129,8 @@ def _take_time(run: Run) -> None:
             run.time_us = found.us
             run.day_us = found.us - found.us % _DAY_US
             return
-    raise Incorrect(
-        "message-without-time",
-        "neither EVN-2 nor MSH-7 holds a time, so the message has no place in the order of changes",
-        remedy="The sender must fill MSH-7.",
-    )
+    run.timeless = True
+    run.report("message-without-time", "MSH-7")
 
 
 # resources and their names
@@ -126,7 +148,7 @@ def _resources(message_map: MessageMap, root: Group, run: Run) -> list[tuple[Pen
             run.group = group
             if slot.when is not None and not slot.when(anchor.fields, run):
                 continue
-            if slot.unless and _first_within(group, slot.unless) is not None:
+            if slot.unless and slot.unless in group.below:
                 continue
             target = slot.identity(group, run, slot.arguments)
             if target is None:
@@ -135,6 +157,12 @@ def _resources(message_map: MessageMap, root: Group, run: Run) -> list[tuple[Pen
             _take_order(pending, slot, group, run)
             made.append((pending, slot))
             _register(pending, group)
+    if not any(slot.resource_type == "Patient" for _, slot in made):
+        raise Incorrect(
+            "patient-without-identifier",
+            "the message has no segment that names a patient",
+            remedy="The sender must identify the patient in PID-3.",
+        )
     return made
 
 
@@ -145,11 +173,13 @@ def _collect(group: Group, into: dict[str, list[Group]]) -> None:
 
 
 def _register(pending: Pending, group: Group) -> None:
+    near = True
     here: Group | None = group
     while here is not None:
-        here.pending.setdefault(pending.slot, []).append(pending)
-        if here.definition.repeats:
-            return
+        here.below.setdefault(pending.slot, []).append(pending)
+        if near:
+            here.pending.setdefault(pending.slot, []).append(pending)
+            near = not here.definition.repeats
         here = here.parent
 
 
@@ -190,11 +220,12 @@ def _map_segments(
         known = segments.get(name)
         uses = uses_of.get((group.name, name), ())
         if id(segment) in strays:
-            run.report("segment-out-of-place", f"{name}:{segment.position}")
+            out_of_place = name in message_map.grammar.root.names
+            run.report("segment-out-of-place" if out_of_place else "segment-unknown", f"{name}:{segment.position}")
             if group.near.get(name) is not segment:
                 uses = ()  # a second one where there can be but one: whose it is cannot be known
         for use in uses:
-            pending = _first_within(group, use.slot) if use.fill else nearest(group, use.slot)
+            pending = _first_below(group, use.slot) if use.fill else nearest(group, use.slot)
             if pending is None or (use.when is not None and not use.when(fields, run)):
                 continue
             if isinstance(use.map, ElementMap):
@@ -231,12 +262,6 @@ def _spare(unit_map: UnitMap, fields: list[str], pending: Pending, run: Run) -> 
     pending.spare += zip(units, names, strict=True)
 
 
-def _first_within(group: Group, slot: str) -> Pending | None:
-    found: list[Pending] = []
-    _within(group, slot, found)
-    return found[0] if found else None
-
-
 def _trace(pending: Pending, start: int, run: Run) -> None:
     assert run.trace is not None
     for unit, name in zip(pending.units[start:], pending.names[start:], strict=True):
@@ -246,7 +271,7 @@ def _trace(pending: Pending, start: int, run: Run) -> None:
 # what comes from the event and from the other resources
 
 
-def _finish(pending: Pending, slot: Slot, event: Event, run: Run) -> None:  # noqa: C901 - the sources of units in their order
+def _finish(pending: Pending, slot: Slot, event: Event, run: Run) -> None:  # noqa: C901, PLR0912 - all sources of units, in their order
     start = len(pending.units)
     if pending.spare:
         known = {unit.path for unit in pending.units}
@@ -260,8 +285,12 @@ def _finish(pending: Pending, slot: Slot, event: Event, run: Run) -> None:  # no
         pending.names.append("")
     for setting in event.sets.get(slot.name, ()):
         _set(setting, pending, run)
-    for setting in slot.sets:
-        _set(setting, pending, run)
+    if slot.sets:
+        told = {unit.path.partition("#")[0] for unit in pending.units if unit.value is not CLEARED}
+        for setting in slot.sets:
+            if setting.kind is not UnitKind.FILL or told.isdisjoint(setting.forms):
+                _set(setting, pending, run)
+                told.update(unit.path for unit in pending.units[-1:])
     for link in slot.links:
         value = _linked(link, pending)
         if value is not None:
@@ -273,21 +302,10 @@ def _finish(pending: Pending, slot: Slot, event: Event, run: Run) -> None:  # no
                 run.trace.append((pending.target, change.path, name))
 
 
-def _set(unit: SetUnit, pending: Pending, run: Run) -> None:  # noqa: C901 - the kinds of units that an event sets
+def _set(unit: SetUnit, pending: Pending, run: Run) -> None:
     value = unit.value
     kind = unit.kind
     path = unit.path
-    if kind is UnitKind.FILL:
-        forms = (path, f"{path}[x]")
-        for at, known in enumerate(pending.units):
-            if known.path.partition("#")[0] in forms:
-                if known.value is not CLEARED:
-                    return
-                del pending.units[at], pending.names[at]  # what must be there is not cleared
-                kind = UnitKind.ELEMENT
-                if known.path.endswith("[x]"):
-                    path, value = known.path, {path: value}
-                break
     if unit.segment:
         segment = pending.group.find(unit.segment)
         fields = segment.fields if segment is not None else []
@@ -299,53 +317,43 @@ def _set(unit: SetUnit, pending: Pending, run: Run) -> None:  # noqa: C901 - the
             value = unit.leaf(fields, run)
             if value is None:
                 return
-    if unit.kind is UnitKind.ELEMENT:
-        for at, known in enumerate(pending.units):
-            if known.path == path:
-                del pending.units[at], pending.names[at]
-                break
+    for at, known in enumerate(pending.units):
+        if known.path in unit.forms and (kind is UnitKind.ELEMENT or known.value is CLEARED):
+            del pending.units[at], pending.names[at]
+            if kind is UnitKind.FILL:  # what must be there is not cleared
+                kind = UnitKind.ELEMENT
+                if known.path.endswith("[x]") and not path.endswith("[x]"):
+                    path, value = known.path, {path: value}
+            break
     pending.units.append(UnitChange(path, kind, value))
     pending.names.append(unit.name)
 
 
 def _linked(link: Link, pending: Pending) -> Json:
+    group: Group | None = pending.group
     found: list[Pending] = []
-    if link.scope == "every":
-        for slot in link.slots:
-            _within(pending.group, slot, found)
-    elif link.scope == "nearest":
+    if link.scope == "nearest":
         one = nearest(pending.group, link.slots[0])
         if one is not None:
             found.append(one)
     else:
-        _only(pending.group, link, found)
-    if not found:
-        return None
-    references = [{"reference": TargetReference(one.target)} for one in found if one is not pending]
+        if link.scope == "only":
+            while group is not None and group.name != link.group:
+                group = group.parent
+        if group is not None:
+            for slot in link.slots:
+                found += group.below.get(slot, ())
+        if link.scope == "only" and len(found) > 1:
+            return None
+    references = [one.reference for one in found if one is not pending]
     if link.listed:
         return references or None
     return references[0] if references else None
 
 
-def _within(group: Group, slot: str, into: list[Pending]) -> None:
-    for pending in group.pending.get(slot, ()):
-        if pending not in into:
-            into.append(pending)
-    for child in group.children:
-        _within(child, slot, into)
-
-
-def _only(group: Group, link: Link, into: list[Pending]) -> None:
-    """The resource of the slots that is the only one in the group that holds this one."""
-    here: Group | None = group
-    while here is not None and here.name != link.group:
-        here = here.parent
-    if here is None:
-        return
-    for slot in link.slots:
-        _within(here, slot, into)
-    if len(into) > 1:
-        into.clear()
+def _first_below(group: Group, slot: str) -> Pending | None:
+    found = group.below.get(slot)
+    return found[0] if found else None
 
 
 # the result
@@ -357,7 +365,7 @@ def _conversion(
     header = run.message.header
     source = run.source
     tie = f"{header.sequence_number:0>15}:{source}:{header.control_id}"
-    stamp = Stamp(1, run.time_us, tie)
+    stamp = Stamp(0 if run.timeless else 1, run.time_us, tie)
     operations: list[Operation] = list(run.shared.values())
     patient = None
     for pending, slot in pendings:
@@ -368,7 +376,8 @@ def _conversion(
             own = day_stamp(run, pending.units)
         elif pending.status or pending.time_us >= 0:
             time_us = pending.time_us if pending.time_us >= 0 else run.time_us
-            own = Stamp(pending.rank, time_us, f"{pending.status or 0}:{run.time_us:020}:{tie}")
+            rank = pending.rank if pending.time_us >= 0 else min(pending.rank, stamp.rank)
+            own = Stamp(rank, time_us, f"{pending.status or 0}:{run.time_us:020}:{tie}")
         if pending.units:
             operations.append(pending.upsert(own, source))
     if message_map.merge is not None:

@@ -40,7 +40,7 @@ class GroupDef:
 class Group:
     """One instance of a group in one message."""
 
-    __slots__ = ("children", "definition", "name", "near", "ordinal", "parent", "pending", "segments")
+    __slots__ = ("below", "children", "definition", "name", "near", "ordinal", "parent", "pending", "segments")
 
     def __init__(self, definition: GroupDef, parent: Group | None, ordinal: int) -> None:
         self.definition = definition
@@ -54,6 +54,8 @@ class Group:
         not repeat."""
         self.pending: dict[str, list[Pending]] = {}
         """Resources being built, by slot, with the same reach as ``near``."""
+        self.below: dict[str, list[Pending]] = {}
+        """All resources being built for this instance and the groups in it, by slot."""
 
     def find(self, name: str) -> Segment | None:
         """The segment of this name that belongs to this instance or to one that holds it."""

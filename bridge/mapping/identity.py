@@ -112,8 +112,16 @@ SlotRule = Callable[["Group", "Run", Arguments], "Target | None"]
 
 
 def _first(arguments: Arguments, name: str, group: Group, run: Run) -> str:
-    raws = repetitions_of(arguments.get(name, ()), group, run)
-    return raws[0] if raws else ""
+    """The first repetition of the first valued of the fields."""
+    for reference in arguments[name]:
+        segment = group.find(reference.owner)
+        if segment is None:
+            continue
+        fields = segment.fields
+        raw = fields[reference.field] if reference.field < len(fields) else ""
+        if raw and raw != NULL:
+            return raw.split(run.repetition, 1)[0] if run.repetition in raw else raw
+    return ""
 
 
 def patient(group: Group, run: Run, arguments: Arguments) -> Target:
@@ -170,9 +178,11 @@ def report(group: Group, run: Run, arguments: Arguments) -> Target:
     return _one("DiagnosticReport", site_namespace(run), "message+set-id", name)
 
 
-def observation(group: Group, run: Run, arguments: Arguments) -> Target:
+def observation(group: Group, run: Run, arguments: Arguments) -> Target | None:
     """By the report (else the visit, else the patient, with ``time``), ``code`` and ``sub-id``; equal ones by their order."""
     base = nearest(group, "specimen") or nearest(group, "report")
+    if base is None and nearest(group, "patient") is None:
+        return None
     within = base.target.keys[0] if base is not None else None
     name = _joined(
         _coded(_first(arguments, "code", group, run), run), _value(_first(arguments, "sub-id", group, run), run)
@@ -191,7 +201,7 @@ def observation(group: Group, run: Run, arguments: Arguments) -> Target:
     return Target((key,))
 
 
-def specimen(group: Group, run: Run, arguments: Arguments) -> Target:
+def specimen(group: Group, run: Run, arguments: Arguments) -> Target | None:
     """By the assigned numbers (EIP: placer, filler), else by the report (or order) and the set id or place in it."""
     keys = []
     raw = _first(arguments, "number", group, run)
@@ -204,7 +214,8 @@ def specimen(group: Group, run: Run, arguments: Arguments) -> Target:
     if keys:
         return Target(tuple(keys))
     base = nearest(group, "report") or nearest(group, "patient")
-    assert base is not None
+    if base is None:
+        return None
     key = base.target.keys[0]
     set_id = _value(_first(arguments, "set-id", group, run), run) or str(group.ordinal)
     return _one("Specimen", key.namespace, f"{key.resource_type}/{key.identifier_type}", _joined(key.value, set_id))
@@ -401,6 +412,8 @@ def _coded(raw: str, run: Run) -> str:
     """A CWE as one text: code and coding system, of the first coding that has a code; else its texts."""
     parts = raw.split(run.component)
     for first in (1, 4, 10):
+        if first > len(parts):
+            break
         code = _piece(parts, first, run)
         if code:
             return _joined(code, _piece(parts, first + 2, run))
@@ -409,7 +422,10 @@ def _coded(raw: str, run: Run) -> str:
 
 def _joined(*texts: str) -> str:
     """Texts as one, so that different lists of texts give different texts."""
-    return "|".join(piece.replace("\\", "\\\\").replace("|", "\\|") for piece in texts)
+    joined = "|".join(texts)
+    if joined.count("|") == len(texts) - 1 and "\\" not in joined:
+        return joined
+    return "|".join([piece.replace("\\", "\\\\").replace("|", "\\|") for piece in texts])
 
 
 def _one(resource_type: str, namespace: str, kind: str, value: str) -> Target:

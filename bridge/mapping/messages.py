@@ -96,6 +96,12 @@ class SetUnit(NamedTuple):
     when: Condition | None
     name: str
 
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The paths of units that tell the same element."""
+        plain = self.path.removesuffix("[x]")
+        return plain, f"{plain}[x]"
+
 
 class Status(NamedTuple):
     """How final a result says it is, for the order of changes."""
@@ -365,5 +371,5 @@ def _set(compiler: Compiler, source: Map, name: str, anchor: str) -> SetUnit:
     return SetUnit(path, kind, source.get("value"), leaf, segment, when, name)
 
 
-def _message_time(_fields: list[str], run: Run) -> str:
-    return format_instant(run.time_us)
+def _message_time(_fields: list[str], run: Run) -> str | None:
+    return None if run.timeless else format_instant(run.time_us)

@@ -118,6 +118,7 @@ class Part(NamedTuple):
         when: a condition of a constant.
         at: for the plainest rules, the part that alone is read, with its converter; else -1.
         converter: see ``at``.
+        listed: the value is a list already, an item a repetition.
     """
 
     path: Path
@@ -126,6 +127,7 @@ class Part(NamedTuple):
     when: Leaf | None = None
     at: int = -1
     converter: Converter | None = None
+    listed: bool = False
 
 
 class Built(NamedTuple):
@@ -224,6 +226,8 @@ def build_list(members: list[Part]) -> Built:  # noqa: C901 - compiles one closu
             leaves.append((built.leaf, not isinstance(entry, str)))
     if not leaves:
         return Built(None, fixed)
+    if len(members) == 1 and members[0].listed and len(members[0].path) == 1:
+        return Built(members[0].leaf, None)
 
     def items(parts: list[str], run: Run) -> Json:
         found: list[Json] = []

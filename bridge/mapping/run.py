@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bridge.mapping.operations import IdentityKey, Reach, Report, Stamp, Target, UnitChange, UnitKind, Upsert
+from bridge.mapping.operations import (
+    IdentityKey,
+    Reach,
+    Report,
+    Stamp,
+    Target,
+    TargetReference,
+    UnitChange,
+    UnitKind,
+    Upsert,
+)
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -20,13 +30,27 @@ Json = Any
 class Pending:
     """A resource that a conversion is building."""
 
-    __slots__ = ("group", "groups", "names", "rank", "reach", "slot", "spare", "status", "target", "time_us", "units")
+    __slots__ = (
+        "group",
+        "groups",
+        "names",
+        "rank",
+        "reach",
+        "reference",
+        "slot",
+        "spare",
+        "status",
+        "target",
+        "time_us",
+        "units",
+    )
 
     def __init__(self, slot: str, target: Target, group: Group, reach: Reach) -> None:
         self.slot = slot
         self.target = target
         self.group = group
         self.reach = reach
+        self.reference = {"reference": TargetReference(target)}
         self.units: list[UnitChange] = []
         self.names: list[str] = []  # the rule that made each unit
         self.groups: dict[str, list[Json]] = {}  # GROUP units: one item a segment; None for a segment that clears
@@ -52,6 +76,7 @@ class Run:
     Attributes:
         group: the group instance of the segment at hand, for conditions on other segments.
         fields: the fields of the segment at hand.
+        timeless: the message tells no time of its own.
         fired: the rules that made something of it, with what they read.
         shared: finished operations on resources that many messages name (practitioners, places, organisations).
         trace: for an explained conversion, ``(target, path, rule)`` of every output element; else None.
@@ -76,6 +101,7 @@ class Run:
         "source",
         "subcomponent",
         "time_us",
+        "timeless",
         "trace",
         "zone",
     )
@@ -100,6 +126,7 @@ class Run:
         self.trace: list[tuple[Target, str, str]] | None = [] if explain else None
         self.event = ""
         self.time_us = 0
+        self.timeless = False
         self.day_us = 0
         self.control_id = ""
 
