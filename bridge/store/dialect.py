@@ -153,9 +153,9 @@ def int8_array_data(values: Sequence[int | None]) -> bytes:
     """``values`` as a binary ``bigint[]``."""
     try:
         return _array(INT8, len(values), [_int8(8, value) if value is not None else _NULL for value in values])
-    except struct.error as error:
-        failure: BridgeError = data_error("a number outside 64 bits") if "range" in str(error) else wrong_type()
-    raise failure
+    except struct.error:
+        numbers = all(value is None or isinstance(value, int) for value in values)
+    raise data_error("a number outside 64 bits") if numbers else wrong_type()
 
 
 def _array(oid: int, count: int, elements: Sequence[bytes]) -> bytes:

@@ -1,11 +1,13 @@
 """What a transaction of the store promises, on SQLite and on PostgreSQL alike."""
 
+# ruff: noqa: PT012 - what raises may be the end of the block: the commit
 from __future__ import annotations
 
 import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import psycopg
 import pytest
@@ -17,7 +19,8 @@ from bridge.store import dead_letters, identity, message_seen, source_control, v
 from bridge.store.database import FOREVER_US, open_database
 from bridge.store.dialect import Statement
 from bridge.store.rows import SeenKey
-from bridge.store.schema import KEYED, match_features, message_seen as seen_table, nonce
+from bridge.store.schema import KEYED, match_features, nonce
+from bridge.store.schema import message_seen as seen_table
 
 CANARY = "Xylophonist-4711"
 SECOND_US = 1_000_000
@@ -166,23 +169,18 @@ def test_keys_never_repeat_across_connections_and_rollbacks(database, store_url)
     given: list[int] = []
     with open_database(store_url) as other:
         for number, count in enumerate([1, 5, 600, 0, 511, 2, 1100]):
-            with pytest.raises(ZeroDivisionError) if number % 3 == 2 else _nothing(), other.transaction() as txn:
-                lost = txn.allocate("resource", count)
-                _ = 1 // (number % 3 != 2)
+            rolled_back = number % 3 == 2
+            with pytest.raises(ZeroDivisionError) if rolled_back else nullcontext(), other.transaction() as txn:
+                theirs = txn.allocate("resource", count)
+                _ = 1 // (not rolled_back)
             with database.transaction() as txn:
                 mine = txn.allocate("resource", count)
-            given += mine if number % 3 == 2 else [*lost, *mine]
+            given += mine if rolled_back else [*theirs, *mine]
 
             assert len(mine) == count
             assert mine == sorted(mine)
     assert len(set(given)) == len(given)
     assert min(given) >= 1
-
-
-def _nothing():
-    import contextlib
-
-    return contextlib.nullcontext()
 
 
 def test_every_keyed_table_has_keys_and_no_other(database):

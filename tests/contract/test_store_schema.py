@@ -226,14 +226,18 @@ class TestPartitions:
     def test_index_tables_are_spread_by_hash(self, store_url):
         with psycopg.connect(store_url) as connection:
             for table in ("resource_index", "resource_string"):
-                children = connection.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = %s::regclass", [table])
+                children = connection.execute(
+                    "SELECT count(*) FROM pg_inherits WHERE inhparent = %s::regclass", [table]
+                )
                 assert children.fetchone() == (HASH_PARTITIONS,)
 
     def test_the_vault_is_closed_to_everyone_but_its_role(self, store_url):
         with psycopg.connect(store_url, autocommit=True) as connection:
             stranger = f"stranger_{store_url[-12:]}"
             connection.execute(f"CREATE ROLE {stranger}")
-            asked = "SELECT has_schema_privilege(%s, 'vault', 'USAGE'), has_table_privilege(%s, 'vault.nonce', 'SELECT')"
+            asked = (
+                "SELECT has_schema_privilege(%s, 'vault', 'USAGE'), has_table_privilege(%s, 'vault.nonce', 'SELECT')"
+            )
             try:
                 assert connection.execute(asked, [stranger, stranger]).fetchone() == (False, False)
                 assert connection.execute(asked, ["hiebridge_vault"] * 2).fetchone() == (True, True)
@@ -252,7 +256,9 @@ def test_every_statement_of_the_room_is_accepted(database):
     for module in pkgutil.iter_modules(bridge.store.__path__):
         if module.name != "migrations":
             found = importlib.import_module(f"bridge.store.{module.name}")
-            statements |= {(module.name, name): value for name, value in vars(found).items() if isinstance(value, Statement)}
+            statements |= {
+                (module.name, name): value for name, value in vars(found).items() if isinstance(value, Statement)
+            }
     only_postgresql, only_sqlite = {"REPLACE_TERMS", "_EXISTS"}, {"SELECT_TERMS", "_TICK", "_ALLOCATE"}
     unfit = only_sqlite if database.dialect == "postgresql" else only_postgresql
     url_texts = {key: value.compiled(database.dialect).sql for key, value in statements.items() if key[1] not in unfit}
