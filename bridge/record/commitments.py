@@ -5,11 +5,11 @@ from __future__ import annotations
 import hmac
 from collections.abc import Collection, Mapping
 from secrets import token_bytes
-from uuid import UUID
 
 from bridge.errors import Forbidden
 from bridge.keys.ports import KeyWrapper, WrappedKey
 from bridge.ledger.commitment import Context, LeafKind, commit, derive_salt, leaf_data, new_record_key
+from bridge.record.ids import uuid_text
 from bridge.store import leaves, vault
 from bridge.store.database import Transaction
 from bridge.store.rows import CommitmentRow, PendingLeaf, RecordKeyRow
@@ -20,12 +20,8 @@ EVENT_FORM = "application/json"
 
 def organization_owner(organization: str, identity_key: bytes) -> str:
     """The owner UUID of the key that salts commitments in which no patient is named."""
-    digest = bytearray(
-        hmac.digest(identity_key, b"hie-bridge/organization/v1\x00" + organization.encode(), "sha256")[:16]
-    )
-    digest[6] = digest[6] & 0x0F | 0x80
-    digest[8] = digest[8] & 0x3F | 0x80
-    return str(UUID(bytes=bytes(digest)))
+    message = b"hie-bridge/organization/v1\x00" + organization.encode()
+    return uuid_text(hmac.digest(identity_key, message, "sha256")[:16], version=8)
 
 
 class RecordKeys:

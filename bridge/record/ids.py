@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import hmac
-from uuid import UUID
+import os
 
 from bridge.mapping.operations import IdentityKey
 
 _DOMAIN = b"hie-bridge/id/v1\x00"
+
+
+def uuid_text(octets: bytes, version: int) -> str:
+    """16 octets as a UUID of that version in text (RFC 9562 section 4); several times as fast as :class:`uuid.UUID`."""
+    number = int.from_bytes(octets, "big") & ~(0xF << 76) & ~(0x3 << 62) | version << 76 | 0x2 << 62
+    text = f"{number:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def random_uuid() -> str:
+    """A random UUID (version 4) in text."""
+    return uuid_text(os.urandom(16), version=4)
 
 
 def length_prefixed(*parts: str) -> bytes:
@@ -23,10 +35,7 @@ def mint(key: IdentityKey, identity_key: bytes) -> str:
     not, so that every deployment with that key and every order of messages mints the same id.
     """
     message = _DOMAIN + length_prefixed(key.resource_type, key.namespace, key.identifier_type, key.value)
-    digest = bytearray(hmac.digest(identity_key, message, "sha256")[:16])
-    digest[6] = digest[6] & 0x0F | 0x80
-    digest[8] = digest[8] & 0x3F | 0x80
-    return str(UUID(bytes=bytes(digest)))
+    return uuid_text(hmac.digest(identity_key, message, "sha256")[:16], version=8)
 
 
 def lock_slot(key: IdentityKey, lock_key: bytes) -> int:

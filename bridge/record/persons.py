@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from uuid import uuid4
 
 from bridge.errors import Conflict
 from bridge.ledger.commitment import LeafKind
@@ -18,6 +17,7 @@ from bridge.matching.decide import Candidate, Certainty, components, decide
 from bridge.matching.features import Features, keys_of
 from bridge.matching.model import Model
 from bridge.record.commitments import EVENT_FORM, Commitments
+from bridge.record.ids import random_uuid
 from bridge.store import persons
 from bridge.store.database import Transaction
 from bridge.store.rows import LinkEventRow, LinkRow, PersonRow
@@ -217,7 +217,7 @@ def _assign(
         person = chosen
         if person is None:
             person = next(fresh)
-            created.append(PersonRow(person, str(uuid4()), 1, txn.now_us()))
+            created.append(PersonRow(person, random_uuid(), 1, txn.now_us()))
         for record in group:
             before = place.person_of.get(record)
             if before != person:
@@ -260,7 +260,7 @@ def _event_row(
         reason.time_us,
     )
     leaf_id = commitments.add(
-        event.kind, str(uuid4()), 1, content, owner=reason.owner, form=EVENT_FORM, subject_key=event_key
+        event.kind, random_uuid(), 1, content, owner=reason.owner, form=EVENT_FORM, subject_key=event_key
     )
     return LinkEventRow(
         event_key,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 
@@ -17,7 +16,7 @@ from bridge.errors import BridgeError, Fault, Incorrect
 from bridge.fhir.json import loads_stored
 from bridge.mapping.apply import apply, composed
 from bridge.mapping.operations import Conversion, IdentityKey, Merge, Stored, Target, TargetReference, Upsert
-from bridge.record.ids import mint
+from bridge.record.ids import mint, random_uuid
 from bridge.record.merges import MergeEvent, Merges, merges_among
 from bridge.record.versions import content_bytes, content_digest
 from bridge.store import identity, persons, resources
@@ -258,7 +257,7 @@ class Work:
             self._fresh_keys = list(reversed(self._txn.allocate("resource", 64)))
         key = self._fresh_keys.pop()
         fhir_id = mint(target.keys[0], self._identity_key)
-        trial.created[key] = Entry(key, target.resource_type, fhir_id, str(uuid4()), site)
+        trial.created[key] = Entry(key, target.resource_type, fhir_id, random_uuid(), site)
         self._name(target, key, trial)
         return key
 
@@ -290,12 +289,16 @@ def stored_of(row: ResourceRow) -> Stored:
 
 def _names_in(changes: Sequence[Change]) -> Iterable[IdentityKey]:
     for change in changes:
+        # An HL7 v2 message refers only to what it introduces itself; FHIR input refers to anything.
+        within_itself = change.conversion.kind != "fhir"
         for operation in change.conversion.operations:
             if isinstance(operation, Merge):
                 yield from operation.survivor.keys
                 yield from operation.subsumed.keys
             else:
                 yield from operation.target.keys
+                if within_itself:
+                    continue
                 if isinstance(operation, Upsert):
                     yield from _names_referenced(operation)
 
