@@ -19,8 +19,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
 from bridge.errors import Unavailable
-from bridge.store import dialect as d
-from bridge.store import postgresql, sqlite
+from bridge.store import failures, postgresql, sqlite
 from bridge.store.database import FOREVER_US, NO_PARAMETERS, Database, Transaction, open_database, sqlite_path
 from bridge.store.dialect import DialectName, Row, Statement
 
@@ -165,8 +164,8 @@ class _PostgresqlSnapshot:
         compiled = statement.compiled("postgresql")
         try:
             arguments = compiled.arguments(parameters)
-        except d.TRANSLATED as error:
-            failure = d.translate(error)
+        except failures.TRANSLATED as error:
+            failure = failures.translate(error)
         else:
             return await self.run(compiled.sql, arguments)
         raise failure
@@ -180,8 +179,8 @@ class _PostgresqlSnapshot:
                 cursor = self._connection.cursor(binary=True)
                 await cursor.execute(text, arguments)
                 return await cursor.fetchall()
-            except d.TRANSLATED as error:
-                failure = d.translate(error)
+            except failures.TRANSLATED as error:
+                failure = failures.translate(error)
             self._tries -= 1
             if not fresh or not self._tries or self._connection is None or not self._connection.closed:
                 break
@@ -233,8 +232,8 @@ class _AsyncSqlite(AsyncDatabase):
             raise Unavailable("store-absent", "the store's file is not there", remedy="Create it with the migrations.")
         try:
             return sqlite.connect(self._path, read_only=True)
-        except d.TRANSLATED as error:
-            failure = d.translate(error)
+        except failures.TRANSLATED as error:
+            failure = failures.translate(error)
         raise failure
 
     async def visible_horizon_us(self) -> int:
@@ -259,8 +258,8 @@ class _SqliteSnapshot:
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN")
             return self._connection.execute(compiled.sql, compiled.arguments(parameters)).fetchall()
-        except d.TRANSLATED as error:
-            failure = d.translate(error)
+        except failures.TRANSLATED as error:
+            failure = failures.translate(error)
         raise failure
 
     async def end(self) -> None:

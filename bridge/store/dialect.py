@@ -1,25 +1,34 @@
-"""Where SQLite and PostgreSQL differ in what is said to them: SQL text, set parameters, error translation.
+"""Where SQLite and PostgreSQL differ in what is said to them: SQL text and set parameters.
 
-How it is said (connections, transactions, bulk loading) is in ``sqlite.py`` and ``postgresql.py``. Everything else in this
-room is written once.
+How it is said (connections, transactions, bulk loading) is in ``sqlite.py`` and ``postgresql.py``, what their errors mean in
+``failures.py``. Everything else in this room is written once.
 """
 
 from __future__ import annotations
 
-import sqlite3
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
-import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from bridge.errors import BridgeError, Conflict, Fault, Incorrect, Unavailable
+from bridge.store.arrays import (
+    ARRAY_OF,
+    BOOL,
+    BYTEA,
+    INT8,
+    TEXT,
+    PostgresArray,
+    bool_array,
+    bytea_array,
+    int8_array,
+    text_array,
+)
+from bridge.store.failures import data_error
 from bridge.store.schema import resource_index, resource_term
 
 DialectName = Literal["sqlite", "postgresql"]
@@ -106,92 +115,14 @@ def _is_text(type_: sa.types.TypeEngine[Any]) -> bool:
     return isinstance(type_, sa.Text)
 
 
-# --- PostgreSQL's binary arrays: psycopg's own list dumper costs several times as much --------------------------------
-
-INT8, TEXT, BYTEA, BOOL = 20, 25, 17, 16
-ARRAY_OF: Final = {INT8: 1016, TEXT: 1009, BYTEA: 1001, BOOL: 1000}
-_NULL: Final = struct.pack(">i", -1)
-_header = struct.Struct(">iiiii").pack
-_length = struct.Struct(">i").pack
-_int8 = struct.Struct(">iq").pack
-
-
-class PostgresArray:
-    """A one-dimensional array in PostgreSQL's binary format; never prints itself."""
-
-    __slots__ = ("data",)
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-
-class Int8Array(PostgresArray):
-    """``bigint[]``."""
-
-    __slots__ = ()
-
-
-class TextArray(PostgresArray):
-    """``text[]``."""
-
-    __slots__ = ()
-
-
-class ByteaArray(PostgresArray):
-    """``bytea[]``."""
-
-    __slots__ = ()
-
-
-class BoolArray(PostgresArray):
-    """``boolean[]``."""
-
-    __slots__ = ()
-
-
-def int8_array_data(values: Sequence[int | None]) -> bytes:
-    """``values`` as a binary ``bigint[]``."""
-    try:
-        return _array(INT8, len(values), [_int8(8, value) if value is not None else _NULL for value in values])
-    except struct.error:
-        numbers = all(value is None or isinstance(value, int) for value in values)
-    raise data_error("a number outside 64 bits") if numbers else wrong_type()
-
-
-def _array(oid: int, count: int, elements: Sequence[bytes]) -> bytes:
-    if not count:
-        return _header(0, 0, oid, 0, 0)[:12]
-    return _header(1, 1, oid, count, 1) + b"".join(elements)
-
-
-def _int8_array(values: Sequence[int | None]) -> Int8Array:
-    return Int8Array(int8_array_data(values))
-
-
-def _text_array(values: Sequence[str | None]) -> TextArray:
-    encoded = [None if value is None else value.encode() for value in values]
-    elements = [_NULL if value is None else _length(len(value)) + value for value in encoded]
-    return TextArray(_array(TEXT, len(values), elements))
-
-
-def _bytea_array(values: Sequence[bytes | None]) -> ByteaArray:
-    elements = [_NULL if value is None else _length(len(value)) + value for value in values]
-    return ByteaArray(_array(BYTEA, len(values), elements))
-
-
-def _bool_array(values: Sequence[bool | None]) -> BoolArray:
-    elements = [_NULL if value is None else b"\0\0\0\1\1" if value else b"\0\0\0\1\0" for value in values]
-    return BoolArray(_array(BOOL, len(values), elements))
-
-
 def _array_encoder(type_: sa.types.TypeEngine[Any]) -> Callable[[Sequence[Any]], PostgresArray]:
     if _is_bytes(type_):
-        return _bytea_array
+        return bytea_array
     if _is_text(type_):
-        return _text_array
+        return text_array
     if isinstance(type_, sa.Boolean):
-        return _bool_array
-    return _int8_array
+        return bool_array
+    return int8_array
 
 
 def oid_of(type_: sa.types.TypeEngine[Any]) -> int:
@@ -432,100 +363,3 @@ def _names(columns: Sequence[str]) -> str:
 
 def _name(table: sa.Table, dialect: DialectName) -> str:
     return vault_names(f"{table.schema}.{table.name}" if table.schema else table.name, dialect)
-
-
-# --- errors -----------------------------------------------------------------------------------------------------------
-
-TRANSLATED: Final = (
-    psycopg.Error,
-    sqlite3.Error,
-    sqlite3.Warning,
-    OverflowError,
-    UnicodeError,
-    struct.error,
-)
-"""What the drivers raise; :func:`translate` says what it means."""
-
-
-def data_error(what: str) -> Incorrect:
-    """The database refuses, or would silently change, a value of ours. ``what`` names structure, never values."""
-    return Incorrect("data-error", f"the store refused a value: {what}", remedy="Look at the message that brought it.")
-
-
-def wrong_type() -> Fault:
-    """A value of a type that its column does not have."""
-    return Fault("store-statement", "a statement got a value of the wrong type", remedy="Please report it.")
-
-
-def translate(error: Exception) -> BridgeError:
-    """The closed category of a driver's error. The driver's text may hold values, so none of it is passed on."""
-    if isinstance(error, psycopg.Error):
-        return _translate_postgresql(error)
-    if isinstance(error, sqlite3.Error):
-        return _translate_sqlite(error)
-    if isinstance(error, UnicodeError):
-        return data_error("a text that is not Unicode")
-    return data_error("a number outside 64 bits")
-
-
-def _unavailable(what: str, remedy: str = "Retried when it is back.") -> Unavailable:
-    return Unavailable("store-unavailable", f"the database {what}", remedy=remedy)
-
-
-_POSTGRESQL_CLASSES: Final[Mapping[str, Callable[[], BridgeError]]] = {
-    "08": lambda: _unavailable("connection was lost"),
-    "53": lambda: _unavailable("is out of disk, memory or connections", "Free or raise that limit."),
-    "57": lambda: _unavailable("is stopping, or cancelled the statement (time-out)"),
-    "58": lambda: _unavailable("reports an input/output error", "Look at the database server's log."),
-    "40": lambda: Conflict("store-conflict", "the transaction met another one", remedy="Retry it."),
-    "55": lambda: Conflict("store-conflict", "a lock was not to be had in time", remedy="Retry it."),
-}
-_READ_ONLY = "25006"
-
-
-def _translate_postgresql(error: psycopg.Error) -> BridgeError:
-    state = error.sqlstate
-    if state is None:
-        if isinstance(error, psycopg.DataError):
-            return data_error("U+0000 in a text, or a number outside its range")
-        if isinstance(error, psycopg.ProgrammingError | psycopg.NotSupportedError):
-            return wrong_type()
-        return _unavailable("connection was lost")
-    if state[:2] in {"22", "23"}:
-        names = (error.diag.table_name, error.diag.constraint_name or error.diag.column_name)
-        return data_error(f"SQLSTATE {state} {'.'.join(filter(None, names))}".strip())
-    if state == _READ_ONLY:
-        return _unavailable("is read-only", "Connect to the primary server.")
-    known = _POSTGRESQL_CLASSES.get(state[:2])
-    return known() if known else _statement_fault(f"SQLSTATE {state}")
-
-
-_SQLITE_CODES: Final[Mapping[int, Callable[[], BridgeError]]] = {
-    sqlite3.SQLITE_BUSY: lambda: Conflict("store-conflict", "the database file is locked", remedy="Retry."),
-    sqlite3.SQLITE_LOCKED: lambda: Conflict("store-conflict", "a table is locked", remedy="Retry."),
-    sqlite3.SQLITE_FULL: lambda: _unavailable("is out of disk", "Free disk space."),
-    sqlite3.SQLITE_IOERR: lambda: _unavailable("reports an input/output error", "Look at the disk."),
-    sqlite3.SQLITE_CANTOPEN: lambda: _unavailable(
-        "file can't be opened", "Create it with the migrations; check its rights."
-    ),
-    sqlite3.SQLITE_READONLY: lambda: _unavailable("file is read-only", "Check its rights."),
-    sqlite3.SQLITE_NOMEM: lambda: _unavailable("is out of memory", "Free memory."),
-    sqlite3.SQLITE_PROTOCOL: lambda: Conflict("store-conflict", "the database file is locked", remedy="Retry."),
-    sqlite3.SQLITE_CONSTRAINT: lambda: data_error("a constraint"),
-    sqlite3.SQLITE_TOOBIG: lambda: data_error("it is too large"),
-    sqlite3.SQLITE_MISMATCH: lambda: data_error("its type"),
-}
-
-
-def _translate_sqlite(error: sqlite3.Error) -> BridgeError:
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is None:
-        return data_error("it is too large") if isinstance(error, sqlite3.DataError) else wrong_type()
-    known = _SQLITE_CODES.get(code & 0xFF)
-    return known() if known else _statement_fault(f"SQLite error {code}")
-
-
-def _statement_fault(what: str) -> Fault:
-    return Fault(
-        "store-statement", f"the database refused a statement: {what}", remedy="Run the migrations, or report it."
-    )

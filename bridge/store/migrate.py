@@ -12,8 +12,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from bridge.errors import BridgeError, Unavailable
-from bridge.store import dialect as d
-from bridge.store import sqlite
+from bridge.store import failures, sqlite
 from bridge.store.database import Database, open_database, sqlite_path
 from bridge.store.dialect import Statement
 from bridge.store.partitions import ensure_partitions
@@ -53,9 +52,9 @@ def migrate(url: str) -> None:
             command.upgrade(config, "head")
             connection.commit()
     except sa.exc.DBAPIError as error:
-        failure = d.translate(error.orig) if isinstance(error.orig, d.TRANSLATED) else _unexpected()
-    except d.TRANSLATED as error:
-        failure = d.translate(error)
+        failure = failures.translate(error.orig) if isinstance(error.orig, failures.TRANSLATED) else _unexpected()
+    except failures.TRANSLATED as error:
+        failure = failures.translate(error)
     if failure:
         raise failure
     with open_database(url) as database, database.transaction() as txn:
@@ -94,4 +93,4 @@ def _connect(url: str) -> Any:
 
 
 def _unexpected() -> BridgeError:
-    return d.wrong_type()
+    return failures.wrong_type()

@@ -15,6 +15,7 @@ from psycopg.pq import Format, TransactionStatus
 from psycopg.types.numeric import Int8BinaryDumper
 
 from bridge.errors import BridgeError, Fault, Unavailable
+from bridge.store import arrays, failures
 from bridge.store import dialect as d
 from bridge.store.database import NO_PARAMETERS, Database, Transaction
 from bridge.store.dialect import DialectName, Row, Statement
@@ -48,37 +49,37 @@ _BLOCKS: Final = "SELECT nextval(%s::text::regclass) FROM generate_series(1, %s:
 class _ArrayDumper(Dumper):
     format = Format.BINARY
 
-    def dump(self, obj: d.PostgresArray) -> Buffer:
+    def dump(self, obj: arrays.PostgresArray) -> Buffer:
         return obj.data
 
 
 class _Int8ArrayDumper(_ArrayDumper):
-    oid = d.ARRAY_OF[d.INT8]
+    oid = arrays.ARRAY_OF[arrays.INT8]
 
-    def dump(self, obj: d.PostgresArray | Sequence[int]) -> Buffer:
-        return obj.data if isinstance(obj, d.PostgresArray) else d.int8_array_data(obj)
+    def dump(self, obj: arrays.PostgresArray | Sequence[int]) -> Buffer:
+        return obj.data if isinstance(obj, arrays.PostgresArray) else arrays.int8_array_data(obj)
 
 
 class _TextArrayDumper(_ArrayDumper):
-    oid = d.ARRAY_OF[d.TEXT]
+    oid = arrays.ARRAY_OF[arrays.TEXT]
 
 
 class _ByteaArrayDumper(_ArrayDumper):
-    oid = d.ARRAY_OF[d.BYTEA]
+    oid = arrays.ARRAY_OF[arrays.BYTEA]
 
 
 class _BoolArrayDumper(_ArrayDumper):
-    oid = d.ARRAY_OF[d.BOOL]
+    oid = arrays.ARRAY_OF[arrays.BOOL]
 
 
 def adapt(adapters: AdaptersMap) -> None:
     """Every int travels as int8 (one prepared statement whatever the value), arrays in our binary form."""
     adapters.register_dumper(int, Int8BinaryDumper)
     adapters.register_dumper(tuple, _Int8ArrayDumper)
-    adapters.register_dumper(d.Int8Array, _Int8ArrayDumper)
-    adapters.register_dumper(d.TextArray, _TextArrayDumper)
-    adapters.register_dumper(d.ByteaArray, _ByteaArrayDumper)
-    adapters.register_dumper(d.BoolArray, _BoolArrayDumper)
+    adapters.register_dumper(arrays.Int8Array, _Int8ArrayDumper)
+    adapters.register_dumper(arrays.TextArray, _TextArrayDumper)
+    adapters.register_dumper(arrays.ByteaArray, _ByteaArrayDumper)
+    adapters.register_dumper(arrays.BoolArray, _BoolArrayDumper)
 
 
 def session_settings(*, read_only: bool) -> tuple[str, ...]:
@@ -112,8 +113,8 @@ class PostgresqlTransaction(Transaction):
     def _text(self, text: str, arguments: Sequence[Any] = ()) -> list[Row]:
         try:
             return self._cursor.execute(text, arguments).fetchall()
-        except d.TRANSLATED as error:
-            failure = d.translate(error)
+        except failures.TRANSLATED as error:
+            failure = failures.translate(error)
         raise failure
 
     def execute(self, statement: Statement, parameters: Mapping[str, Any] = NO_PARAMETERS) -> list[Row]:
@@ -127,8 +128,8 @@ class PostgresqlTransaction(Transaction):
         compiled = statement.compiled("postgresql")
         try:
             return self._cursor.execute(compiled.sql, compiled.arguments(parameters))
-        except d.TRANSLATED as error:
-            failure = d.translate(error)
+        except failures.TRANSLATED as error:
+            failure = failures.translate(error)
         raise failure
 
     def stream(self, statement: Statement, parameters: Mapping[str, Any], chunk: int) -> Iterator[list[Row]]:
@@ -139,8 +140,8 @@ class PostgresqlTransaction(Transaction):
                 cursor.execute(compiled.sql, compiled.arguments(parameters))
                 while rows := cursor.fetchmany(chunk):
                     yield rows
-        except d.TRANSLATED as error:
-            failure = d.translate(error)
+        except failures.TRANSLATED as error:
+            failure = failures.translate(error)
         if failure:
             raise failure
 
@@ -168,8 +169,8 @@ class PostgresqlTransaction(Transaction):
                     write = copy.write_row
                     for row in rows:
                         write(row)
-        except d.TRANSLATED as error:
-            failure = d.translate(error)
+        except failures.TRANSLATED as error:
+            failure = failures.translate(error)
         else:
             return
         raise failure
@@ -193,7 +194,7 @@ class PostgresqlTransaction(Transaction):
             self.change(d.REPLACE_TERMS, {"v": [(key, f"{{{','.join(map(str, terms))}}}") for key, _, terms in rows]})
 
     def lock(self, slots: Iterable[int]) -> None:
-        self._text(_LOCK, (d.Int8Array(d.int8_array_data(sorted(set(slots)))),))
+        self._text(_LOCK, (arrays.Int8Array(arrays.int8_array_data(sorted(set(slots)))),))
         self._now_us = 0
 
     def allocate(self, name: str, count: int) -> list[int]:
@@ -250,8 +251,8 @@ class PostgresqlDatabase(Database):
         try:
             self._connection = self._connected()
             self._connection.execute(begin)
-        except d.TRANSLATED as error:
-            failure = d.translate(error)
+        except failures.TRANSLATED as error:
+            failure = failures.translate(error)
         else:
             return self._connection
         self._discard()
@@ -273,8 +274,8 @@ class PostgresqlDatabase(Database):
             failed = connection.info.transaction_status is not TransactionStatus.INTRANS
             if not failed:
                 connection.execute("COMMIT")
-        except d.TRANSLATED as error:
-            failure = d.translate(error)
+        except failures.TRANSLATED as error:
+            failure = failures.translate(error)
             if connection.closed or connection.broken:
                 failure = Unavailable(
                     "commit-unknown",
@@ -309,8 +310,8 @@ class PostgresqlDatabase(Database):
             connection = self._begun("SELECT 1")
             try:
                 row = connection.execute(HORIZON).fetchone()
-            except d.TRANSLATED as error:
-                failure = d.translate(error)
+            except failures.TRANSLATED as error:
+                failure = failures.translate(error)
             else:
                 assert row is not None
                 return int(row[0])

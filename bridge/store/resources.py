@@ -9,8 +9,9 @@ from typing import Final
 import sqlalchemy as sa
 
 from bridge.errors import Conflict
+from bridge.store.arrays import int8_array_data
 from bridge.store.database import Transaction
-from bridge.store.dialect import Row, Statement, int8_array_data, rows_parameter
+from bridge.store.dialect import Row, Statement, rows_parameter
 from bridge.store.rows import ResourceRow, ResourceWrite, VersionRow
 from bridge.store.schema import BIGINT, TEXT, resource, resource_string, resource_version
 

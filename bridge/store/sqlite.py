@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from bridge.errors import BridgeError, Conflict, Fault, Unavailable
 from bridge.store import dialect as d
+from bridge.store import failures
 from bridge.store.database import FOREVER_US, NO_PARAMETERS, Database, Transaction
 from bridge.store.dialect import DialectName, Row, Statement
 from bridge.store.schema import KEYED, key_counter, resource_term, store_clock
@@ -161,8 +162,8 @@ class SqliteTransaction(Transaction):
         compiled = statement.compiled("sqlite")
         try:
             return self._connection.execute(compiled.sql, compiled.arguments(parameters))
-        except d.TRANSLATED as error:
-            failure = d.translate(error)
+        except failures.TRANSLATED as error:
+            failure = failures.translate(error)
         raise failure
 
     def stream(self, statement: Statement, parameters: Mapping[str, Any], chunk: int) -> Iterator[list[Row]]:
@@ -171,8 +172,8 @@ class SqliteTransaction(Transaction):
             failure: BridgeError | None = None
             try:
                 rows = cursor.fetchmany(chunk)
-            except d.TRANSLATED as error:
-                failure = d.translate(error)
+            except failures.TRANSLATED as error:
+                failure = failures.translate(error)
             if failure:
                 raise failure
             if not rows:
@@ -205,11 +206,11 @@ class SqliteTransaction(Transaction):
         for row in rows:
             for value in row:
                 if isinstance(value, str) and "\0" in value:  # SQLite would keep it, and cut it in functions
-                    raise d.data_error("U+0000 in a text")
+                    raise failures.data_error("U+0000 in a text")
         try:
             return self._connection.executemany(text, rows).rowcount
-        except d.TRANSLATED as error:
-            failure = d.translate(error)
+        except failures.TRANSLATED as error:
+            failure = failures.translate(error)
         raise failure
 
     def insert_terms(self, rows: Sequence[tuple[int, str, tuple[int, ...]]]) -> None:
@@ -293,8 +294,8 @@ class SqliteDatabase(Database):
                 )
             try:
                 self._connection = connect(self._path, read_only=self._only_reads)
-            except d.TRANSLATED as error:
-                failure = d.translate(error)
+            except failures.TRANSLATED as error:
+                failure = failures.translate(error)
             else:
                 return self._connection
             raise failure
@@ -304,8 +305,8 @@ class SqliteDatabase(Database):
     def _say(connection: sqlite3.Connection, text: str) -> None:
         try:
             connection.execute(text)
-        except d.TRANSLATED as error:
-            failure = d.translate(error)
+        except failures.TRANSLATED as error:
+            failure = failures.translate(error)
         else:
             return
         raise failure

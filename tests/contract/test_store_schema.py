@@ -12,10 +12,10 @@ import pytest
 import sqlalchemy as sa
 
 from bridge.errors import Unavailable
-from bridge.store import dialect as d
 from bridge.store import sqlite
 from bridge.store.database import open_database, sqlite_path
 from bridge.store.dialect import Statement
+from bridge.store.failures import TRANSLATED
 from bridge.store.migrate import head, migrate, require_current
 from bridge.store.partitions import MONTHS_AHEAD, ensure_partitions
 from bridge.store.schema import HASH_PARTITIONS, MONTHLY, VERSION_TABLE, metadata, resource_version
@@ -277,7 +277,7 @@ def test_every_statement_of_the_room_is_accepted(database):
                 try:
                     txn._connection.execute(f"PREPARE probe AS {prepared}".encode(), prepare=False)
                     txn._connection.execute(b"DEALLOCATE probe", prepare=False)
-                except d.TRANSLATED as error:
+                except TRANSLATED as error:
                     pytest.fail(f"{key}: {error}")
 
 

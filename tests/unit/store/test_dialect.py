@@ -13,9 +13,9 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.types.numeric import Int8
 
 from bridge.errors import Category, Incorrect
-from bridge.store import dialect as d
-from bridge.store import sqlite
-from bridge.store.dialect import Statement, constant, rows_parameter, translate
+from bridge.store import arrays, sqlite
+from bridge.store.dialect import Statement, constant, rows_parameter
+from bridge.store.failures import translate
 from bridge.store.schema import BIGINT, BYTES, TEXT, nonce, raw_message
 
 INT8 = st.integers(-(2**63), 2**63 - 1)
@@ -32,14 +32,18 @@ def psycopg_array(values: list) -> bytes:
 
 @given(st.lists(INT8, min_size=1))
 def test_integer_arrays_read_back_as_they_were(values):
-    loaded = Transformer().get_loader(d.ARRAY_OF[d.INT8], psycopg.pq.Format.BINARY).load(d.int8_array_data(values))
+    loaded = (
+        Transformer()
+        .get_loader(arrays.ARRAY_OF[arrays.INT8], psycopg.pq.Format.BINARY)
+        .load(arrays.int8_array_data(values))
+    )
 
     assert loaded == values
 
 
 @given(st.lists(INT8, min_size=1))
 def test_integer_arrays_are_psycopg_s_own_save_for_the_flag_of_nulls(values):
-    ours, theirs = d.int8_array_data(values), psycopg_array([Int8(value) for value in values])
+    ours, theirs = arrays.int8_array_data(values), psycopg_array([Int8(value) for value in values])
 
     assert ours[:4] + ours[8:] == theirs[:4] + theirs[8:]
 
@@ -47,7 +51,7 @@ def test_integer_arrays_are_psycopg_s_own_save_for_the_flag_of_nulls(values):
 @pytest.mark.parametrize("values", [[2**63], [1, -(2**63) - 1]])
 def test_an_integer_beyond_64_bits_is_a_data_error(values):
     with pytest.raises(Incorrect, match="data-error"):
-        d.int8_array_data(values)
+        arrays.int8_array_data(values)
 
 
 rows = rows_parameter("rows", number=BIGINT, text=TEXT, data=BYTES)
