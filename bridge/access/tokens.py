@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Final, TypeGuard
 
 from joserfc import jws
@@ -26,6 +27,8 @@ from bridge.fhir.references import parse_reference
 from bridge.fhir.types import is_id
 
 _MAX_TOKEN: Final = 16 * 1024
+_REMEMBERED: Final = 4096  # tokens whose signature need not be computed again
+_REMEMBER_SECONDS: Final = 60  # so long a withdrawn key may still count
 _BRINGS_KEYS: Final = frozenset({"jku", "x5u", "jwk", "x5c", "crit", "b64", "zip", "enc"})
 _PURPOSE_SYSTEM: Final = "http://terminology.hl7.org/CodeSystem/v3-ActReason"
 
@@ -80,6 +83,7 @@ class TokenVerifier:
         self._settings = settings
         self._keys = keys
         self._now = now
+        self._verified: dict[bytes, tuple[float, Mapping[str, Any]]] = {}
         self._issuers = {issuer.issuer: issuer for issuer in settings.issuers}
         self._clients = {(client.issuer, client.client_id): client for client in settings.clients}
 
@@ -111,8 +115,19 @@ class TokenVerifier:
             names |= {f"Patient/{patient}"}
         return Principal(actor, client, purpose, names, patient)
 
-    async def _claims(self, token: str) -> dict[str, Any]:
-        """The verified claims."""
+    async def _claims(self, token: str) -> Mapping[str, Any]:
+        """The claims, verified now or within the last minute; times are looked at every time."""
+        digest, now = sha256(token.encode("utf-8", "surrogatepass")).digest(), self._now()
+        verified_at, claims = self._verified.get(digest, (-math.inf, {}))
+        if now - verified_at > _REMEMBER_SECONDS:
+            claims = await self._verify_signature(token)
+            if len(self._verified) >= _REMEMBERED:
+                self._verified.clear()
+            self._verified[digest] = now, claims
+        self._check_time_and_audience(claims, self._issuers[claims["iss"]])
+        return claims
+
+    async def _verify_signature(self, token: str) -> Mapping[str, Any]:
         header, unverified = _peek(token)
         issuer = self._issuers.get(str(unverified.get("iss")))
         if issuer is None:
@@ -131,7 +146,6 @@ class TokenVerifier:
             claims = json.loads(signed.payload)
         except (JoseError, ValueError):
             raise _invalid("token-signature", "its signature does not hold") from None
-        self._check_time_and_audience(claims, issuer)
         return dict(claims)
 
     def _check_time_and_audience(self, claims: Mapping[str, Any], issuer: Issuer) -> None:

@@ -94,8 +94,10 @@ _v: Final = schema.resource_version.c
 _link: Final = schema.link_event.c
 _consent: Final = schema.consent_state.c
 _restriction: Final = schema.restriction.c
-_mine: Final = schema.person_link.alias("mine").c
-_others: Final = schema.person_link.alias("others").c
+_mine_link: Final = schema.person_link.alias("mine")
+_others_link: Final = schema.person_link.alias("others")
+_mine: Final = _mine_link.c
+_others: Final = _others_link.c
 
 _CURRENT: Final = Statement(
     sa.select(_r.resource_key, _r.patient_key, _r.version, _r.last_updated_us, _r.deleted, _v.body).where(
@@ -128,9 +130,7 @@ _PATIENTS_BY_ID: Final = Statement(
         _r.fhir_id.in_(sa.select(rows_parameter("ids", item=sa.Text()).c.item)),
     )
 )
-_PATIENTS_BY_KEY: Final = Statement(
-    sa.select(_r.resource_key, _r.fhir_id, _r.record_uuid).where(_r.resource_key.in_(_keys()))
-)
+_PATIENTS_BY_KEY: Final = Statement(sa.select(_r.resource_key, _r.fhir_id).where(_r.resource_key.in_(_keys())))
 _MERGES: Final = Statement(
     sa.select(_link.record_key, _link.other_key).where(
         _link.kind == constant("merge"), sa.or_(_link.record_key.in_(_keys()), _link.other_key.in_(_keys("keys2")))
@@ -141,14 +141,27 @@ _MEMBERS: Final = Statement(
         _mine.record_key.in_(_keys()), _others.person_key == _mine.person_key
     )
 )
-_CONSENTS: Final = Statement(
-    sa.select(_consent.patient_key, _consent.consent_key, _consent.status, _consent.rule)
-    .where(_consent.patient_key.in_(_keys()), _consent.status.in_([constant("active"), constant("error")]))
-    .order_by(_consent.consent_key)
+_RECORDS: Final = Statement(
+    sa.select(_r.resource_key, _r.record_uuid, _others.record_key, _mine.certainty, _others.certainty)
+    .select_from(
+        schema.resource.outerjoin(_mine_link, _mine.record_key == _r.resource_key).outerjoin(
+            _others_link, _others.person_key == _mine.person_key
+        )
+    )
+    .where(_r.resource_key.in_(_keys()))
 )
-_RESTRICTIONS: Final = Statement(
-    sa.select(_restriction.patient_key).where(
-        _restriction.patient_key.in_(_keys()), _restriction.state == constant("open")
+# Restrictions and consents in one answer: a restriction is a row of status "restricted" without a rule.
+_RULES: Final = Statement(
+    sa.union_all(
+        sa.select(_consent.patient_key, _consent.consent_key, _consent.status, _consent.rule).where(
+            _consent.patient_key.in_(_keys()), _consent.status.in_([constant("active"), constant("error")])
+        ),
+        sa.select(
+            _restriction.patient_key,
+            sa.literal_column("0", sa.BigInteger()),
+            constant("restricted"),
+            sa.cast(sa.null(), schema.BYTES),
+        ).where(_restriction.patient_key.in_(_keys("keys2")), _restriction.state == constant("open")),
     )
 )
 
@@ -235,15 +248,17 @@ async def patient_facts(txn: AsyncTransaction, keys: Collection[int]) -> dict[in
     """Restrictions and Consents of each patient record and of every record linked to it; unknown keys are left out."""
     if not keys:
         return {}
-    named = await txn.execute(_PATIENTS_BY_KEY, {"keys": sorted(keys)})
-    linked: dict[int, dict[int, Certainty]] = {row[0]: {row[0]: Certainty.OWN} for row in named}
-    for mine, other, a, b in await txn.execute(_MEMBERS, {"keys": sorted(keys)}):
-        if mine in linked and other != mine:
-            linked[mine][other] = _weaker(a, b)
+    uuids: dict[int, str] = {}
+    linked: dict[int, dict[int, Certainty]] = {}
+    for key, record_uuid, other, a, b in await txn.execute(_RECORDS, {"keys": sorted(keys)}):
+        uuids[key] = record_uuid
+        certainties = linked.setdefault(key, {key: Certainty.OWN})
+        if other is not None and other != key:
+            certainties[other] = _weaker(a, b)
     everyone = sorted({other for others in linked.values() for other in others})
     consents: dict[int, list[tuple[int, Rule]]] = {}
-    restricted = {row[0] for row in await txn.execute(_RESTRICTIONS, {"keys": everyone})}
-    for patient_key, consent_key, status, rule in await txn.execute(_CONSENTS, {"keys": everyone}):
+    restricted: set[int] = set()
+    for patient_key, consent_key, status, rule in await txn.execute(_RULES, {"keys": everyone, "keys2": everyone}):
         compiled = _rule(rule) if status == "active" else None
         if compiled is None:
             restricted.add(patient_key)
@@ -251,7 +266,7 @@ async def patient_facts(txn: AsyncTransaction, keys: Collection[int]) -> dict[in
             consents.setdefault(patient_key, []).append((consent_key, compiled))
     return {
         key: PatientFacts(record_uuid, _compartment(key, linked[key], consents, restricted))
-        for key, _, record_uuid in named
+        for key, record_uuid in uuids.items()
     }
 
 
