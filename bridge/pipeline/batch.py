@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -184,7 +183,6 @@ class Batcher:
         return Verdict(item, outcome_or_error)
 
     def _once(self, part: Sequence[Item], place: Place | None, culprit: BridgeError | None) -> list[Verdict]:
-        started = time.perf_counter()
         with self._database.transaction() as txn:
             if place is not None:
                 self._hold(txn, place)
@@ -195,7 +193,6 @@ class Batcher:
             self._write(txn, verdicts, raw_keys, place)
             failpoint("worker.before-commit")
         failpoint("worker.after-commit")
-        metrics.STAGE_SECONDS.labels(metrics.Stage.WRITE).observe((time.perf_counter() - started) / len(part))
         metrics.BATCH_MESSAGES.observe(len(part))
         return verdicts
 

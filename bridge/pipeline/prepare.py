@@ -24,6 +24,7 @@ from bridge.mapping.rules import Rules
 from bridge.pipeline.consent_scan import carries_consent, patients_named
 from bridge.pipeline.ports import ContentKind, RawMessage
 from bridge.store.rows import SeenKey
+from bridge.telemetry import metrics
 
 _SEGMENT_NAME = re.compile(rb"(?:^|[\r\n])[\x0b]?([A-Z][A-Z0-9]{2})(?=[^A-Za-z0-9\s]|[\r\n]|$)")
 
@@ -95,7 +96,6 @@ class Preparer:
         self._wrapper = wrapper
         self._digest_key = digest_key
         self._limits = Limits(message_bytes=max_message_bytes)
-        self.seconds: dict[str, float] = {"parse": 0.0, "convert": 0.0, "seal": 0.0}
 
     def site_of(self, source: str) -> Site:
         """The site bound to a source. Raises Incorrect ``source-unknown``."""
@@ -114,7 +114,7 @@ class Preparer:
         site = self.site_of(raw.source)
         kind = raw.kind or detect(raw.content)
         prepared = Prepared(raw, site, kind, seal(raw.content, aad(raw), self._wrapper))
-        self.seconds["seal"] += perf_counter() - started
+        metrics.STAGE_SECONDS.labels(metrics.Stage.SEAL).observe(perf_counter() - started)
         stage = Stage.PARSE
         try:
             prepared = replace(prepared, consent=carries_consent(raw.content, kind))
@@ -123,13 +123,13 @@ class Preparer:
                 message = parse(raw.content, charset=site.charset, limits=self._limits)
                 event = event_of(message)
                 prepared = replace(prepared, event=event, seen=self._seen_hl7(raw, site, message))
-                self.seconds["parse"] += perf_counter() - started
+                metrics.STAGE_SECONDS.labels(metrics.Stage.READ).observe(perf_counter() - started)
                 if event not in site.events.allowed:
                     return prepared
                 stage = Stage.MAP
                 started = perf_counter()
                 conversion = convert(message, site, self._rules)
-                self.seconds["convert"] += perf_counter() - started
+                metrics.STAGE_SECONDS.labels(metrics.Stage.CONVERT).observe(perf_counter() - started)
             else:
                 content = loads(raw.content, max_bytes=self._limits.message_bytes)
                 event = f"fhir:{content.get('resourceType', '')}"

@@ -85,7 +85,10 @@ class Sequencer:
         """
         if not self._hold_lease():
             return
+        started = time.perf_counter()
         numbered = self._number()
+        if numbered:
+            metrics.STAGE_SECONDS.labels(metrics.Stage.SEQUENCE).observe((time.perf_counter() - started) / numbered)
         if time.monotonic() - self._signed_at >= self._checkpoint_interval:
             self._sign()
         if numbered:

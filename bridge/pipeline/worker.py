@@ -103,9 +103,7 @@ class SourceWorker:
             batch = [fetched for fetched in batch if fetched.offset >= place.expected]
             if not batch:
                 return
-        started = time.perf_counter()
         items = [Item(self._preparer.prepare(fetched.raw), offset=fetched.offset) for fetched in batch]
-        metrics.STAGE_SECONDS.labels(metrics.Stage.CONVERT).observe((time.perf_counter() - started) / len(batch))
         try:
             verdicts = self._batcher.store(items, place, stop)
         except PartitionLost:

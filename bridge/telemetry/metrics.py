@@ -28,10 +28,12 @@ class Stage(StrEnum):
 
     READ = "read"
     CONVERT = "convert"
+    SEAL = "seal"
+    APPLY = "apply"  # load what the batch touches, apply the operations
+    SERIALIZE = "serialize"
     MATCH = "match"
-    RECORD = "record"
-    WRITE = "write"
-    COMMIT = "commit"
+    COMMIT = "commit"  # commitments and leaves
+    WRITE = "write"  # everything else in the transaction
     SEQUENCE = "sequence"
 
 
