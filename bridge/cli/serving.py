@@ -7,15 +7,34 @@ import asyncio
 from bridge.cli.deployment import Deployment
 from bridge.cli.roles import Role
 from bridge.cli.web import WebServer
-from bridge.config.settings import QUEUE
+from bridge.config.load import check_mode
+from bridge.config.settings import QUEUE, Mode
+from bridge.pipeline.observer import Observer
 from bridge.pipeline.ports import Intake, Listener
+from bridge.store import marks
+from bridge.store.marks import Mark
 from bridge.store.migrate import migrate
+from bridge.telemetry.metrics import serve_metrics
 from bridge.telemetry.stop import Stop
 
 
 def migrate_store(deployment: Deployment) -> None:
     """Brings the store's schema up to date."""
     migrate(deployment.settings.store.address().reveal())
+
+
+def check_store_mode(deployment: Deployment) -> None:
+    """Refuses development mode on a store that `hiebridge demo` did not make, or where others could reach it.
+
+    Raises:
+        Forbidden: as :func:`bridge.config.load.check_mode`.
+        Unavailable: the store does not answer.
+    """
+    demonstration = False
+    if deployment.settings.mode is Mode.DEVELOPMENT:
+        with deployment.database(read_only=True) as database, database.transaction(read_only=True) as txn:
+            demonstration = marks.has(txn, Mark.DEMONSTRATION)
+    check_mode(deployment.settings, demo_store=demonstration)
 
 
 def work_roles(deployment: Deployment) -> list[Role]:
@@ -27,6 +46,22 @@ def work_roles(deployment: Deployment) -> list[Role]:
     if any(listener.intake == QUEUE for listener in deployment.settings.listeners):
         roles.append(Role("work-queue", run=deployment.queue_worker().run))
     return roles
+
+
+def metrics_roles(deployment: Deployment) -> list[Role]:
+    """What keeps the gauges that only the store knows, and the port for metrics where one is configured."""
+    telemetry = deployment.settings.telemetry
+    observer = Observer(deployment.database(read_only=True))
+
+    def serve(stop: Stop) -> None:
+        server = (
+            None if telemetry.metrics_port is None else serve_metrics(telemetry.metrics_host, telemetry.metrics_port)
+        )
+        observer.run(stop)
+        if server is not None:
+            server.shutdown()
+
+    return [Role("metrics", run=serve)]
 
 
 def anchor_roles(deployment: Deployment) -> list[Role]:

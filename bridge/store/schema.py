@@ -496,6 +496,8 @@ source_control = _table(
     rowid=False,
 )
 
+store_mark = _table("store_mark", _text("mark", key=True), _integer("set_us"), rowid=False)
+
 key_counter = _table("key_counter", _text("name", key=True), _integer("next_key"), rowid=False, only="sqlite")
 
 store_clock = _table("store_clock", _integer("only_row", key=True), _integer("last_us"), only="sqlite")

@@ -7,7 +7,7 @@ import click
 from bridge.cli.deployment import open_deployment
 from bridge.cli.invocation import Invocation, pass_invocation
 from bridge.cli.roles import run_roles
-from bridge.cli.serving import anchor_roles
+from bridge.cli.serving import anchor_roles, check_store_mode
 from bridge.telemetry.stop import Stop
 
 
@@ -21,4 +21,6 @@ def command(invocation: Invocation) -> None:
       $ hiebridge anchor
     """  # noqa: D301 - click's mark
     settings = invocation.settings()
-    run_roles(anchor_roles(open_deployment(settings)), Stop(), stop_seconds=settings.limits.stop_seconds)
+    deployment = open_deployment(settings)
+    check_store_mode(deployment)
+    run_roles(anchor_roles(deployment), Stop(), stop_seconds=settings.limits.stop_seconds)

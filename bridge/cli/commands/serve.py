@@ -7,7 +7,7 @@ import click
 from bridge.cli.deployment import open_deployment
 from bridge.cli.invocation import Invocation, pass_invocation
 from bridge.cli.roles import run_roles
-from bridge.cli.serving import serve_roles
+from bridge.cli.serving import check_store_mode, serve_roles
 from bridge.telemetry.stop import Stop
 
 
@@ -21,4 +21,6 @@ def command(invocation: Invocation) -> None:
       $ hiebridge serve
     """  # noqa: D301 - click's mark
     settings = invocation.settings()
-    run_roles(serve_roles(open_deployment(settings)), Stop(), stop_seconds=settings.limits.stop_seconds)
+    deployment = open_deployment(settings)
+    check_store_mode(deployment)
+    run_roles(serve_roles(deployment), Stop(), stop_seconds=settings.limits.stop_seconds)

@@ -7,7 +7,15 @@ import click
 from bridge.cli.deployment import open_deployment
 from bridge.cli.invocation import Invocation, pass_invocation
 from bridge.cli.roles import Role, run_roles
-from bridge.cli.serving import anchor_roles, listen_roles, migrate_store, serve_roles, work_roles
+from bridge.cli.serving import (
+    anchor_roles,
+    check_store_mode,
+    listen_roles,
+    metrics_roles,
+    migrate_store,
+    serve_roles,
+    work_roles,
+)
 from bridge.telemetry.stop import Stop
 
 
@@ -23,11 +31,13 @@ def command(invocation: Invocation) -> None:
     settings = invocation.settings()
     deployment = open_deployment(settings)
     migrate_store(deployment)
+    check_store_mode(deployment)
     stop = Stop()
     roles: list[Role] = [
         *work_roles(deployment),
         *anchor_roles(deployment),
         *listen_roles(deployment),
         *serve_roles(deployment),
+        *metrics_roles(deployment),
     ]
     run_roles(roles, stop, stop_seconds=settings.limits.stop_seconds)

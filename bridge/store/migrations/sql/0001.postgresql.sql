@@ -445,6 +445,12 @@ CREATE TABLE source_control (
   CONSTRAINT source_control_pkey PRIMARY KEY (source)
 );
 
+CREATE TABLE store_mark (
+  mark TEXT COLLATE "C" NOT NULL,
+  set_us BIGINT NOT NULL,
+  CONSTRAINT store_mark_pkey PRIMARY KEY (mark)
+);
+
 CREATE SEQUENCE resource_block INCREMENT BY 512;
 
 CREATE SEQUENCE raw_message_block INCREMENT BY 512;

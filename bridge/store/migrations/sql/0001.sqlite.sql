@@ -402,6 +402,12 @@ CREATE TABLE source_control (
   CONSTRAINT source_control_pkey PRIMARY KEY (source)
 ) WITHOUT ROWID, STRICT;
 
+CREATE TABLE store_mark (
+  mark TEXT NOT NULL,
+  set_us INTEGER NOT NULL,
+  CONSTRAINT store_mark_pkey PRIMARY KEY (mark)
+) WITHOUT ROWID, STRICT;
+
 CREATE TABLE key_counter (
   name TEXT NOT NULL,
   next_key INTEGER NOT NULL,
