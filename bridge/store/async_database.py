@@ -145,7 +145,7 @@ class _AsyncPostgresql(AsyncDatabase):
 async def _configure(connection: _Connection) -> None:
     postgresql.adapt(connection.adapters)
     connection.prepared_max = postgresql.PREPARED_MAX
-    for setting in postgresql.session_settings(read_only=True):
+    for setting in postgresql.session_settings(connection.info.server_version, read_only=True):
         await connection.execute(setting, prepare=False)
     await connection.commit()
     await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)

@@ -24,7 +24,10 @@ from bridge.store.schema import KEY_BLOCK, KEYED, resource_index
 WRITER_NAME: Final = "hiebridge"
 READER_NAME: Final = "hiebridge-read"
 CONNECT_OPTIONS: Final[Mapping[str, Any]] = {"autocommit": True, "prepare_threshold": 0, "connect_timeout": 10}
-SESSION: Final = (
+# A refused row would stand in the server's log as DETAIL or CONTEXT. Where this role may not say so, the operator does.
+_QUIET: Final = "SELECT set_config('log_error_verbosity', 'terse', false) WHERE has_parameter_privilege('log_error_verbosity', 'SET')"
+_QUIET_SINCE: Final = 150000
+_SESSION: Final = (
     "SET jit = off",
     "SET TimeZone = 'UTC'",
     "SET lock_timeout = '30s'",
@@ -82,9 +85,14 @@ def adapt(adapters: AdaptersMap) -> None:
     adapters.register_dumper(arrays.BoolArray, _BoolArrayDumper)
 
 
-def session_settings(*, read_only: bool) -> tuple[str, ...]:
-    """What every session of ours is told after it connects."""
-    return (*SESSION, "SET default_transaction_read_only = on") if read_only else SESSION
+def session_settings(server_version: int, *, read_only: bool) -> list[str]:
+    """What every session of ours is told after it connects. ``server_version`` as libpq says it: 150004."""
+    settings = [*_SESSION]
+    if server_version >= _QUIET_SINCE:
+        settings.append(_QUIET)
+    if read_only:
+        settings.append("SET default_transaction_read_only = on")
+    return settings
 
 
 class PostgresqlTransaction(Transaction):
@@ -263,7 +271,7 @@ class PostgresqlDatabase(Database):
         connection = psycopg.connect(self._url, application_name=name, **CONNECT_OPTIONS)
         connection.prepared_max = PREPARED_MAX
         adapt(connection.adapters)
-        for setting in session_settings(read_only=self._only_reads):
+        for setting in session_settings(connection.info.server_version, read_only=self._only_reads):
             connection.execute(setting, prepare=False)
         return connection
 

@@ -50,6 +50,9 @@ _TRIED: Final = Statement(
 _GET: Final = Statement(
     sa.select(t).where(t.c.raw_key == sa.bindparam("key"), t.c.received_us == sa.bindparam("received"))
 )
+_WAITING_BY_SOURCE: Final = Statement(
+    sa.select(t.c.source, sa.func.count()).where(t.c.state == constant("waiting")).group_by(t.c.source)
+)
 _COUNTS: Final = Statement(
     sa.select(t.c.source, t.c.state, t.c.outcome, sa.func.count()).group_by(t.c.source, t.c.state, t.c.outcome)
 )
@@ -95,6 +98,11 @@ def get(txn: Transaction, raw_key: int, received_us: int) -> RawMessageRow | Non
     """One raw message."""
     rows = txn.execute(_GET, {"key": raw_key, "received": received_us})
     return RawMessageRow._make(rows[0]) if rows else None
+
+
+def waiting_by_source(txn: Transaction) -> dict[str, int]:
+    """How many messages wait, by source."""
+    return {source: number for source, number in txn.execute(_WAITING_BY_SOURCE)}
 
 
 def counts(txn: Transaction) -> list[RawCount]:

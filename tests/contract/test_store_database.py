@@ -380,6 +380,17 @@ class TestPostgresql:
 
         assert nonces_stored(database) == set()
 
+    @pytest.mark.parametrize("rows", [1, 40])
+    def test_the_server_s_log_never_holds_a_refused_value(self, database, postgres, rows):
+        """Its DETAIL and CONTEXT lines would: the key that exists, the failing row, the line of the COPY."""
+        for culprit in ((CANARY, CANARY, b"d", 1, 1), (f"{CANARY}\0", "c", b"d", 1, 1), (CANARY, None, b"d", 1, 1)):
+            with pytest.raises(Incorrect), database.transaction() as txn:
+                txn.insert_rows(seen_table, [culprit] * max(rows, 2))
+
+        said = postgres.log_text()
+        assert "duplicate key value" in said
+        assert CANARY not in said
+
     def test_locks_hold_others_off_until_the_end_and_only_on_shared_slots(self, database, store_url):
         entered = threading.Event()
 
