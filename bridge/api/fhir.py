@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -36,7 +35,7 @@ _VERSION: Final = re.compile(r"[1-9][0-9]{0,17}")
 _ETAG: Final = re.compile(r'(?:W/)?"([1-9][0-9]{0,17})"')
 _FORM: Final = "application/x-www-form-urlencoded"
 _NO_VERSION: Final = 2**62
-Handler = Callable[..., Awaitable[Response]]
+_CODES: Final = {Interaction.HISTORY: "history-instance", Interaction.SEARCH: "search-type"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +182,7 @@ class _Routes:
         except Refused as refusal:
             trail = Trail(self._api.journal, refusal.principal)
             setattr(request.state, TRAIL, trail)
-            await trail.record([AccessEntry(interaction.value, "deny", refusal.code)])
+            await trail.record([AccessEntry(_CODES.get(interaction, interaction.value), "deny", refusal.code)])
             raise
         trail = Trail(self._api.journal, principal)
         setattr(request.state, TRAIL, trail)

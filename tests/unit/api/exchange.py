@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 import httpx2
@@ -47,6 +48,7 @@ from bridge.store.rows import (
 )
 from tests.reference import ROOT
 
+T = TypeVar("T")
 BASE = "https://hie.example/fhir"
 ISSUER = "https://login.example"
 T0 = 1_790_000_000_000_000
@@ -288,6 +290,7 @@ class Exchange:
         )
         self.checkpoint: str | None = None
         app = create_app(self.api, checks=options.get("checks", {}), checkpoint=self._newest)
+        self.app = app
         transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
         self._client = httpx2.AsyncClient(transport=transport, base_url="https://hie.example")
         self._runner.run(self._store.open())
@@ -321,6 +324,10 @@ class Exchange:
             return response
 
         return self._runner.run(send())
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs something on the loop that the store belongs to."""
+        return self._runner.run(work)
 
     def get(self, path: str, **options: Any) -> httpx2.Response:
         return self.request("GET", path, **options)

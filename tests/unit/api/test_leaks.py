@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.unit.api.exchange import ISSUER, ORGANIZATION, OTHER_KEY, Exchange, m
 from tests.unit.api.test_reading import observation, patient
 
 SECRET = "Zyx-Hidden-Name"
+UNSIGNED = base64.urlsafe_b64encode(b'{"alg":"none"}').decode().rstrip("=") + f".{mint().split('.')[1]}."
 
 
 @pytest.fixture
@@ -243,6 +245,7 @@ def test_consents_that_are_not_understood_are_refused(exchange, change, code):
         (None, 401, "token-missing"),
         ("nonsense", 401, "token-malformed"),
         ("a.b.c", 401, "token-malformed"),
+        (UNSIGNED, 401, "token-algorithm"),
         (mint(exp=int(time.time()) - 60), 401, "token-expired"),
         (mint(exp=None), 401, "token-expired"),
         (mint(nbf=int(time.time()) + 300), 401, "token-not-yet-valid"),
