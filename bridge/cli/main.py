@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "serve": "Serve the FHIR API.",
     "listen": "Receive messages over MLLP and from folders.",
     "anchor": "Number leaves, sign checkpoints, anchor them.",
+    "migrate": "Bring the store's schema up to date.",
     "config": "Check, show and describe the configuration.",
     "keys": "Make the keys of a deployment.",
     "token": "Make an access token for a demonstration.",

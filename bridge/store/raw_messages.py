@@ -102,7 +102,7 @@ def get(txn: Transaction, raw_key: int, received_us: int) -> RawMessageRow | Non
 
 def waiting_by_source(txn: Transaction) -> dict[str, int]:
     """How many messages wait, by source."""
-    return {source: number for source, number in txn.execute(_WAITING_BY_SOURCE)}
+    return {row[0]: row[1] for row in txn.execute(_WAITING_BY_SOURCE)}
 
 
 def counts(txn: Transaction) -> list[RawCount]:

@@ -23,4 +23,5 @@ def command(invocation: Invocation) -> None:
     settings = invocation.settings()
     deployment = open_deployment(settings)
     check_store_mode(deployment)
-    run_roles(anchor_roles(deployment), Stop(), stop_seconds=settings.limits.stop_seconds)
+    roles = [*anchor_roles(deployment), *metrics_roles(deployment)]
+    run_roles(roles, Stop(), stop_seconds=settings.limits.stop_seconds)

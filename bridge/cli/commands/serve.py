@@ -7,7 +7,7 @@ import click
 from bridge.cli.deployment import open_deployment
 from bridge.cli.invocation import Invocation, pass_invocation
 from bridge.cli.roles import run_roles
-from bridge.cli.serving import check_store_mode, serve_roles
+from bridge.cli.serving import check_store_mode, metrics_roles, serve_roles
 from bridge.telemetry.stop import Stop
 
 
@@ -23,4 +23,5 @@ def command(invocation: Invocation) -> None:
     settings = invocation.settings()
     deployment = open_deployment(settings)
     check_store_mode(deployment)
-    run_roles(serve_roles(deployment), Stop(), stop_seconds=settings.limits.stop_seconds)
+    roles = [*serve_roles(deployment), *metrics_roles(deployment)]
+    run_roles(roles, Stop(), stop_seconds=settings.limits.stop_seconds)

@@ -7,7 +7,7 @@ import click
 from bridge.cli.deployment import open_deployment
 from bridge.cli.invocation import Invocation, pass_invocation
 from bridge.cli.roles import run_roles
-from bridge.cli.serving import check_store_mode, work_roles
+from bridge.cli.serving import check_store_mode, metrics_roles, work_roles
 from bridge.telemetry.stop import Stop
 
 
@@ -23,4 +23,5 @@ def command(invocation: Invocation) -> None:
     settings = invocation.settings()
     deployment = open_deployment(settings)
     check_store_mode(deployment)
-    run_roles(work_roles(deployment), Stop(), stop_seconds=settings.limits.stop_seconds)
+    roles = [*work_roles(deployment), *metrics_roles(deployment)]
+    run_roles(roles, Stop(), stop_seconds=settings.limits.stop_seconds)
