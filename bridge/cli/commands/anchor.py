@@ -7,7 +7,7 @@ import click
 from bridge.cli.deployment import open_deployment
 from bridge.cli.invocation import Invocation, pass_invocation
 from bridge.cli.roles import run_roles
-from bridge.cli.serving import anchor_roles, check_store_mode
+from bridge.cli.serving import anchor_roles, check_store_mode, metrics_roles
 from bridge.telemetry.stop import Stop
 
 
