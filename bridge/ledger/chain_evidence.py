@@ -138,6 +138,21 @@ def check_evm(
     return ChainClaim(f"eip155:{chain_id}", level, False, first.number, hashes[0], first.time_us)
 
 
+def named_contract(evidence: dict[str, object]) -> EvmChainPolicy:
+    """The contract, writer and code that EVM evidence is about, as a policy without any trusted block.
+
+    A start for whoever writes a policy: they compare each value with what they know from elsewhere.
+
+    Raises:
+        Incorrect: ``chain-evidence-malformed``, ``trie-proof-invalid``.
+    """
+    item = StrictObject.of(evidence, "evidence")
+    contract, headers = item.hex("contract"), item.hex_array("headers", _MAX_HEADERS)
+    _, first = _link(headers)
+    _, code_hash = _account(prove(first.state_root, contract, item.hex_array("account", 100)))
+    return EvmChainPolicy(item.integer("chain_id"), contract, item.hex("writer"), code_hash, {}, None)
+
+
 def head_slots(writer: bytes, log: LogId) -> tuple[bytes, bytes]:
     """Storage keys of a head's root and size in the contract: ``heads[writer][log]`` at slot 0, Solidity layout."""
     outer = keccak256(writer.rjust(32, b"\0") + _HEADS_SLOT.to_bytes(32, "big"))

@@ -40,6 +40,7 @@ class ResourceFacts(NamedTuple):
     last_updated_us: int
     deleted: bool
     content_digest: bytes
+    patient_key: int | None
 
 
 class ConsentLeaf(NamedTuple):
@@ -211,4 +212,4 @@ def subtree_count(txn: Transaction, origin: str) -> int:
 
 
 def _facts(row: tuple[Any, ...]) -> ResourceFacts:
-    return ResourceFacts(*row[:6], bool(row[6]), row[7])
+    return ResourceFacts._make((*row[:6], bool(row[6]), *row[7:]))
