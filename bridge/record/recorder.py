@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final
 
-import msgspec
-
 from bridge.config.site import AuthorityUse, Site
 from bridge.errors import BridgeError, Conflict
+from bridge.fhir.json import dumps
 from bridge.fhir.references import parse_reference, patient_of
 from bridge.fhir.search.index import EMPTY, extract
 from bridge.keys.ports import KeyProvider, KeyPurpose
@@ -105,7 +104,7 @@ class Recorder:
         resources.write_states(
             txn,
             [
-                (entry.key, entry.row.version, msgspec.json.encode(entry.stored.state))
+                (entry.key, entry.row.version, dumps(entry.stored.state))
                 for entry in work.restated()
                 if entry.row is not None and entry.stored is not None
             ],
@@ -305,6 +304,6 @@ def _write(
         entry.site,
         0,
         entry.digest,
-        msgspec.json.encode(entry.stored.state),
+        dumps(entry.stored.state),
     )
     return ResourceWrite(row, tuple(versions), previous, tuple(sorted(index.terms)), index.strings)

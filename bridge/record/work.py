@@ -9,8 +9,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from bridge.consent.rule import compile_consent
 from bridge.errors import BridgeError, Fault, Incorrect
 from bridge.fhir.json import loads_stored
@@ -273,7 +271,7 @@ class Work:
 
 def stored_of(row: ResourceRow) -> Stored:
     """A loaded row as ``bridge.mapping.apply`` takes it: without id and version."""
-    state = msgspec.json.decode(row.state)
+    state = loads_stored(row.state)
     if row.deleted:
         return Stored(None, state)
     resource = loads_stored(row.body)
