@@ -110,7 +110,7 @@ def answers(exchange: Exchange, client: str) -> list[tuple[object, ...]]:
 @settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(WORLDS, st.sampled_from(sorted(CALLERS)))
 def test_answers_are_those_of_a_store_without_the_hidden(world, client):
-    """Same pages, links, counts, order and reads, whatever is hidden from the caller."""
+    """Same pages, links, counts, order and reads, whatever is hidden; and what may be seen is seen."""
     shown = {fhir_id for fhir_id in PATIENTS if visible(world, client, fhir_id)}
     event("hides and shows" if 0 < len(shown) < len(PATIENTS) else "all or nothing")
     with (
@@ -122,6 +122,7 @@ def test_answers_are_those_of_a_store_without_the_hidden(world, client):
         fill(full, world, set(PATIENTS))
         fill(reduced, world, shown)
 
+        assert set(full.ids("Patient", token=mint(client, **CALLERS[client][0]))) == shown
         assert answers(full, client) == answers(reduced, client)
 
 
