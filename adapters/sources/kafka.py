@@ -125,6 +125,11 @@ class KafkaSource:
         except kafka_errors.KafkaError as error:
             raise closed_error(error, "commit offsets") from error
 
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Reads an owned partition from ``offset`` on."""
+        for topic_partition in self._owned_among([partition]):
+            self._opened().seek(topic_partition, offset)
+
     def pause(self, partitions: Sequence[Partition]) -> None:
         """Stops fetching the owned ones among ``partitions``."""
         self._opened().pause(*self._owned_among(partitions))

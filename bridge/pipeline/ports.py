@@ -130,6 +130,10 @@ class Source(Protocol):
         """Tells lag tools how far the store is; never the authority. Positions of lost partitions are ignored."""
         ...
 
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Reads an assigned partition from ``offset`` on; nothing happens if it is no longer assigned."""
+        ...
+
     def pause(self, partitions: Sequence[Partition]) -> None:
         """Stops fetching these partitions while keeping them assigned (back-pressure)."""
         ...

@@ -107,7 +107,7 @@ class SourceWorker:
         try:
             verdicts = self._batcher.store(items, place, stop)
         except PartitionLost:
-            self.lost([partition])
+            self._take_stock(place)
             return
         if verdicts:
             last = verdicts[-1].item.offset
@@ -115,6 +115,20 @@ class SourceWorker:
             self._places[partition] = Place(partition, last + 1, place.epoch)
             self._committed[partition] = last + 1
         report(self._source.name, verdicts)
+
+    def _take_stock(self, place: Place) -> None:
+        """Goes on where the store stands: elsewhere if the partition has another holder, else from the stored position.
+
+        The latter happens when a connection broke at the commit itself and the commit had happened.
+        """
+        partition = place.partition
+        with self._database.transaction(read_only=True) as txn:
+            position = positions.find(txn, partition.source, partition.topic_id, partition.number)
+        if position is None or position.epoch != place.epoch:
+            self.lost([partition])
+            return
+        self._places[partition] = Place(partition, position.next_offset, place.epoch)
+        self._source.seek(partition, position.next_offset)
 
     def _tell_broker(self) -> None:
         self._source.commit(self._committed)

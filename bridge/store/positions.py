@@ -40,6 +40,7 @@ _HELD: Final = Statement(
     .where(_HERE, t.c.next_offset == sa.bindparam("expected"), t.c.epoch == sa.bindparam("mine"))
     .with_for_update()
 )
+_FIND: Final = Statement(sa.select(t.c.next_offset, t.c.epoch).where(_HERE))
 _ADVANCE: Final = Statement(
     sa.update(t)
     .values(next_offset=sa.bindparam("after"), updated_us=sa.bindparam("now"), **_ADDED)
@@ -59,6 +60,12 @@ def hold(txn: Transaction, source: str, topic_id: str, partition: int, *, expect
     """Whether a position stands where its holder left it; if so nobody else moves it before this transaction ends."""
     given = {"source": source, "topic_id": topic_id, "partition_": partition, "expected": expected, "mine": epoch}
     return bool(txn.execute(_HELD, given))
+
+
+def find(txn: Transaction, source: str, topic_id: str, partition: int) -> Position | None:
+    """Where a partition stands, whoever holds it; None if nobody ever claimed it."""
+    rows = txn.execute(_FIND, {"source": source, "topic_id": topic_id, "partition_": partition})
+    return Position(*rows[0]) if rows else None
 
 
 def advance(
