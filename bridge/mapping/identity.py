@@ -154,14 +154,22 @@ def encounter(group: Group, run: Run, arguments: Arguments) -> Target | None:
     return _one("Encounter", site_namespace(run), "patient+admission", _joined(*key[1:], str(admitted.us)))
 
 
-def order(group: Group, run: Run, arguments: Arguments) -> Target | None:
-    """By ``placer`` and ``filler`` number; one order has both as soon as one message tells both."""
+def order(group: Group, run: Run, arguments: Arguments) -> Target:
+    """By ``placer`` and ``filler`` number, both as soon as one message tells both; without either by its report's name."""
     keys = []
     for name in ("placer", "filler"):
         number = _entity(_first(arguments, name, group, run), run)
         if number:
             keys.append(IdentityKey("ServiceRequest", site_namespace(run), name, number))
-    return Target(tuple(keys)) if keys else None
+    if keys:
+        return Target(tuple(keys))
+    return _one("ServiceRequest", site_namespace(run), "message+set-id", _within_message(group, run, arguments))
+
+
+def _within_message(group: Group, run: Run, arguments: Arguments) -> str:
+    header = run.message.header
+    set_id = _value(_first(arguments, "set-id", group, run), run) or str(group.ordinal)
+    return _joined(header.sending_application, header.sending_facility, header.control_id, set_id)
 
 
 def report(group: Group, run: Run, arguments: Arguments) -> Target:
@@ -172,10 +180,7 @@ def report(group: Group, run: Run, arguments: Arguments) -> Target:
         if number:
             return _one("DiagnosticReport", site_namespace(run), f"{name}+code", _joined(number, code))
     run.report("report-without-order-number", str(arguments["filler"][0]))
-    header = run.message.header
-    set_id = _value(_first(arguments, "set-id", group, run), run) or str(group.ordinal)
-    name = _joined(header.sending_application, header.sending_facility, header.control_id, set_id)
-    return _one("DiagnosticReport", site_namespace(run), "message+set-id", name)
+    return _one("DiagnosticReport", site_namespace(run), "message+set-id", _within_message(group, run, arguments))
 
 
 def observation(group: Group, run: Run, arguments: Arguments) -> Target | None:
@@ -291,7 +296,7 @@ SLOT_RULES: Final[dict[str, tuple[SlotRule, frozenset[str]]]] = {
     "patient": (patient, frozenset({"identifiers"})),
     "subsumed": (subsumed, frozenset({"identifiers"})),
     "encounter": (encounter, frozenset({"number", "admission"})),
-    "order": (order, frozenset({"placer", "filler"})),
+    "order": (order, frozenset({"placer", "filler", "set-id"})),
     "report": (report, frozenset({"placer", "filler", "code", "set-id"})),
     "observation": (observation, frozenset({"code", "sub-id", "time"})),
     "specimen": (specimen, frozenset({"number", "set-id"})),
