@@ -56,6 +56,7 @@ class WebServer:
             async with store, asyncio.TaskGroup() as group:
                 group.create_task(journal.run(stop))
                 await self._run(self._app(store, journal, token_keys, log), stop)
+                await journal.flush()  # the last answers' outcomes, before the store closes
                 stop.set()
         finally:
             await asyncio.to_thread(log.close)
