@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from bridge.errors import BridgeError, Conflict, Fault, Incorrect
+from bridge.errors import BridgeError, Conflict
 from bridge.keys.envelope import Envelope
 from bridge.mapping.operations import IdentityKey
 from bridge.pipeline.ports import Partition
@@ -111,7 +111,9 @@ class Batcher:
             part, culprit = waiting.pop(0)
             try:
                 done = self._until_it_holds(part, place, culprit, stop)
-            except (Incorrect, Fault) as error:
+            except PartitionLost:
+                raise
+            except BridgeError as error:  # none that a retry would mend
                 if len(part) == 1:
                     if culprit is not None:
                         raise  # even its dead letter cannot be stored

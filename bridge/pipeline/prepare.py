@@ -19,7 +19,7 @@ from bridge.keys.envelope import Envelope, seal
 from bridge.keys.ports import KeyWrapper
 from bridge.mapping.convert import convert, event_of
 from bridge.mapping.fhir_input import convert_fhir
-from bridge.mapping.operations import Conversion, IdentityKey
+from bridge.mapping.operations import Conversion, IdentityKey, Merge, TargetReference, Upsert
 from bridge.mapping.rules import Rules
 from bridge.pipeline.consent_scan import carries_consent, patients_named
 from bridge.pipeline.ports import ContentKind, RawMessage
@@ -129,6 +129,8 @@ class Preparer:
                 stage = Stage.MAP
                 started = perf_counter()
                 conversion = convert(message, site, self._rules)
+                if b"\0" in raw.content or f"{message.delimiters.escape}X".encode() in raw.content:
+                    _refuse_zero(conversion)
                 metrics.STAGE_SECONDS.labels(metrics.Stage.CONVERT).observe(perf_counter() - started)
             else:
                 content = loads(raw.content, max_bytes=self._limits.message_bytes)
@@ -194,6 +196,29 @@ def joined(conversions: Sequence[Conversion]) -> Conversion:
         unmapped=sum(conversion.unmapped for conversion in conversions),
         reports=tuple(report for conversion in conversions for report in conversion.reports),
     )
+
+
+def _refuse_zero(conversion: Conversion) -> None:
+    """Refuses U+0000 in what a message asks for: FHIR has no such texts (R4 datatypes.html#string), databases cut them."""
+    waiting: list[Any] = [*conversion.operations]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            if "\0" in value:
+                raise Incorrect(
+                    "zero-character", "A text of the message holds U+0000.", remedy="The sender must leave it out."
+                )
+        elif isinstance(value, dict):
+            waiting += value
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, Upsert):
+            waiting += (value.target, value.units)
+        elif isinstance(value, TargetReference):
+            waiting.append(value.target)
+        elif isinstance(value, Merge):
+            waiting += (value.survivor, value.subsumed)
 
 
 def structure_of(content: bytes, kind: ContentKind) -> str:

@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Collection, Mapping
 from secrets import token_bytes
 
-from bridge.errors import Forbidden
+from bridge.errors import Conflict, Forbidden, Incorrect
 from bridge.keys.ports import KeyWrapper, WrappedKey
 from bridge.ledger.commitment import Context, LeafKind, commit, derive_salt, leaf_data, new_record_key
 from bridge.record.ids import uuid_text
@@ -30,24 +30,28 @@ class RecordKeys:
     def __init__(self, wrapper: KeyWrapper, limit: int = 20_000) -> None:
         self._wrapper = wrapper
         self._limit = limit
-        self._keys: dict[str, bytes] = {}
+        self._keys: dict[str, tuple[bytes, bytes]] = {}  # owner -> (wrapped key, key)
 
     def load(self, txn: Transaction, owners: Collection[str]) -> Mapping[str, bytes]:
         """Keys of all ``owners``; those not there yet are made and stored.
 
         Raises:
             Forbidden: ``record-key-destroyed``, an owner's key was erased: nothing can be recorded for it.
+            Conflict: ``record-key-taken``, another process made the first key of the same owner meanwhile: retry.
         """
-        # A cached key is used only for owners whose row is still there: erasure in another process must hold at once.
+        # A cached key counts only beside the row it came from: erasure in another process must hold at once, and a key of
+        # a transaction that was rolled back may have been replaced by another process's.
         rows = vault.record_keys(txn, owners)
         keys: dict[str, bytes] = {}
+        cached: dict[str, tuple[bytes, bytes]] = {}
         fresh: list[RecordKeyRow] = []
         for owner in sorted(owners):
             row = rows.get(owner)
             if row is None:
                 key = new_record_key()
-                wrapped = self._wrapper.wrap(key)
-                fresh.append(RecordKeyRow(owner, wrapped.wrapped, wrapped.key_id, txn.now_us()))
+                wrapping = self._wrapper.wrap(key)
+                wrapped = wrapping.wrapped
+                fresh.append(RecordKeyRow(owner, wrapped, wrapping.key_id, txn.now_us()))
             elif row.destroyed_us is not None:
                 raise Forbidden(
                     "record-key-destroyed",
@@ -55,14 +59,29 @@ class RecordKeys:
                     remedy="Nothing can be recorded for an erased record.",
                 )
             else:
-                key = self._keys.get(owner) or self._wrapper.unwrap(WrappedKey(row.key_id, row.wrapped_key))
+                wrapped = row.wrapped_key
+                known = self._keys.get(owner)
+                key = (
+                    known[1] if known and known[0] == wrapped else self._wrapper.unwrap(WrappedKey(row.key_id, wrapped))
+                )
             keys[owner] = key
+            cached[owner] = wrapped, key
         if fresh:
-            vault.put_record_keys(txn, fresh)
+            _put(txn, fresh)
         if len(self._keys) + len(keys) > self._limit:
             self._keys.clear()
-        self._keys.update(keys)
+        self._keys.update(cached)
         return keys
+
+
+def _put(txn: Transaction, rows: list[RecordKeyRow]) -> None:
+    try:
+        vault.put_record_keys(txn, rows)
+    except Incorrect as error:
+        # Nothing of a message is in these rows: only another process's key for the same owner can be in the way.
+        raise Conflict(
+            "record-key-taken", "Another process made the same key.", remedy="The transaction is retried."
+        ) from error
 
 
 class Commitments:

@@ -220,7 +220,8 @@ class Work:
                 continue
             entry.digest = digest
             entry.drafts.append(draft)
-            trial.superseded = False
+            # Every message leaves its Provenance; that alone is no effect.
+            trial.superseded = trial.superseded and entry.type == "Provenance"
 
     def _draft(self, entry: Entry, raw: tuple[int, int] | None) -> Draft:
         body = entry.stored.body if entry.stored else None
