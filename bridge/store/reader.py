@@ -215,12 +215,13 @@ async def resolve_patients(txn: AsyncTransaction, ids: Collection[str], *, expan
             merged, in either direction.
     """
     rows = await txn.execute(_PATIENTS_BY_ID, {"ids": sorted(set(ids))}) if ids else []
-    keys = await merged_with(txn, [row[0] for row in rows])
+    asked = {row[0] for row in rows}
+    keys = await merged_with(txn, asked)
     if expand and keys:
         members = await txn.execute(_MEMBERS, {"keys": sorted(keys)})
         sure = {other for _, other, a, b in members if "possible" not in (a, b)}
         keys = await merged_with(txn, keys | sure)
-    named = await txn.execute(_PATIENTS_BY_KEY, {"keys": sorted(keys)}) if keys else []
+    named = await txn.execute(_PATIENTS_BY_KEY, {"keys": sorted(keys)}) if keys != asked else rows
     return Patients(tuple(row[0] for row in named), frozenset(f"Patient/{row[1]}" for row in named))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.fhir.types import parse_instant
 from tests.unit.api.exchange import BASE, Exchange, mint
 
 
@@ -132,6 +133,24 @@ def test_last_updated_is_a_criterion(exchange):
 
     assert exchange.ids(f"Observation?_lastUpdated=gt{moment}") == [f"o{n}" for n in range(6, 13)]
     assert exchange.ids(f"Observation?_lastUpdated={moment}") == ["o5"]
+
+
+def test_polls_leave_out_what_may_still_get_company(exchange, monkeypatch):
+    """Beyond the horizon a change shows in ordinary answers at once, but not to a client that follows lastUpdated."""
+    horizon_us = parse_instant(exchange.get("Observation/o5").json()["meta"]["lastUpdated"])
+
+    async def horizon(_):
+        return horizon_us
+
+    monkeypatch.setattr("bridge.store.async_database._AsyncSqlite.visible_horizon_us", horizon)
+    exchange.seed.put(observation(1))
+    since = "_since=2020-01-01"
+
+    assert exchange.ids("Observation?_lastUpdated=gt2020") == ["o2", "o3", "o4", "o5"]
+    assert exchange.ids("Observation?_sort=_lastUpdated") == ["o2", "o3", "o4", "o5"]
+    assert len(exchange.ids("Observation")) == 12
+    assert len(exchange.get(f"Observation/o1/_history?{since}").json()["entry"]) == 1
+    assert len(exchange.get("Observation/o1/_history").json()["entry"]) == 2
 
 
 def test_a_posted_search_is_the_same_search(exchange):
