@@ -19,6 +19,7 @@ from bridge.access.continuation import ContinuationSealer
 from bridge.access.enforcement import Enforcer
 from bridge.access.journal import AccessJournal
 from bridge.access.ports import StoredConsent
+from bridge.access.recording import StoreConsentRecorder
 from bridge.access.settings import AccessSettings
 from bridge.access.tokens import TokenVerifier
 from bridge.api.app import create_app
@@ -30,8 +31,10 @@ from bridge.fhir.json import dumps
 from bridge.fhir.references import patient_of
 from bridge.fhir.search.index import extract
 from bridge.fhir.types import format_instant
-from bridge.keys.envelope import AesKeyWrapper
+from bridge.keys.keyset import new_key_set, parse_key_set
+from bridge.matching.model import load_model
 from bridge.record.commitments import RecordKeys
+from bridge.record.recorder import Recorder
 from bridge.store import consents, persons, resources, restrictions
 from bridge.store.async_database import open_async_database
 from bridge.store.database import open_database
@@ -275,14 +278,14 @@ class Exchange:
         self.seed = Seed(url)
         self._runner = asyncio.Runner()
         self._store = open_async_database(url, connections=2)
-        wrapper = AesKeyWrapper({"w": b"w" * 32}, "w")
-        self.journal = AccessJournal(self._store, RecordKeys(wrapper), "hie.example/log", b"i" * 32)
+        self._keys = parse_key_set(new_key_set(), "test")
+        self.journal = AccessJournal(self._store, RecordKeys(self._keys), "hie.example/log", b"i" * 32)
         enforcer = Enforcer(self._store, load_policy(ROOT / "mappings", DefaultPolicy(default)))
         self.api = FhirApi(
             base=BASE,
             verifier=TokenVerifier(access_settings(), {ISSUER: FixedKeys()}),
             enforcer=enforcer,
-            writer=ConsentWriter(enforcer, self.seed),
+            writer=ConsentWriter(enforcer, self._recorder() if options.get("real_recorder") else self.seed),
             journal=options.get("journal", self.journal),
             sealer=ContinuationSealer(b"c" * 32),
             software_version="0",
@@ -294,6 +297,10 @@ class Exchange:
         transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
         self._client = httpx2.AsyncClient(transport=transport, base_url="https://hie.example")
         self._runner.run(self._store.open())
+
+    def _recorder(self) -> StoreConsentRecorder:
+        model = load_model(ROOT / "mappings" / "matching" / "certain.yaml")
+        return StoreConsentRecorder(self._store, Recorder(self._keys, "hie.example/log", model, ()))
 
     async def _newest(self) -> str | None:
         return self.checkpoint
