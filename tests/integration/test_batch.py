@@ -22,7 +22,7 @@ from bridge.store import database as store_database
 from bridge.store import positions, schema, sqlite
 from bridge.store.dialect import Statement
 from bridge.store.rows import Outcome
-from tests.integration.hospital import SITES, Hospital, codes, hl7, obr, obx, outcomes, pid, pv1
+from tests.integration.hospital import SITES, Hospital, codes, hl7, outcomes, pid, pv1
 
 BAD = 41
 
