@@ -2,12 +2,13 @@
 
 A rule says ``from`` where it reads, ``to`` which element it writes, and ``as`` what type the text has: a primitive
 (``dateTime``) or a map of a data type (``CX.Identifier``). ``when`` is a condition, ``table`` a vocabulary map, ``within`` a
-template around each value, ``default`` members that a value gets where it has none of its own; ``value`` instead of ``from``
-is a constant.
+template around each value, ``default`` members that a value gets where it has none of its own, ``add`` members that come from
+other fields; ``value`` instead of ``from`` is a constant, ``text`` a text with places in braces, all of which must be valued.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -22,7 +23,7 @@ from bridge.mapping.conditions import (
     getter,
     parse_reference,
 )
-from bridge.mapping.objects import Converter, Leaf, Part, build, parse_path, plain, template
+from bridge.mapping.objects import Converter, Leaf, Part, Path, build, parse_path, plain, template
 from bridge.mapping.places import ALL, FIRST, Cover, at, union
 from bridge.mapping.primitives import PRIMITIVES
 from bridge.mapping.source import Map, mistake
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 Json = Any
 
-_RULE_KEYS: Final = ("from", "to", "as", "table", "when", "within", "default", "value", "by", "choose", "add", "source")
+_RULE_KEYS: Final = ("from", "to", "as", "table", "when", "within", "default", "value", "text", "by", "choose", "add")
 _CHOICE_KEYS: Final = ("to", "as", "table", "when", "within", "default", "add")
 _MAP_KEYS: Final = ("rules", "resource", "identity", "display", "stamp", "chain", "remember")
 
@@ -133,6 +134,8 @@ class Compiler:
             if "from" in source:
                 raise mistake("mapping-rule-invalid", "a rule has either from or value", source.at("value"))
             return Rule(full_name, [Part(path, None, plain(source["value"]), when)], (), (), reads=False)
+        if "text" in source:
+            return self._text(full_name, path, source, scope, when)
         references = [parse_reference(text, source.at("from")) for text in source.texts("from")]
         if not references:
             raise mistake("mapping-rule-invalid", "a rule needs from or value", where)
@@ -149,6 +152,32 @@ class Compiler:
         covers = tuple((read.part, read.cover) for read in reads if read.part >= 0 or read.part == _EVERYTHING)
         extra = self._added_covers(source, scope)
         return Rule(full_name, [part], tuple(read.part for read in own), covers + extra, reads=True)
+
+    def _text(self, name: str, path: Path, source: Map, scope: Scope, when: Condition | None) -> Rule:
+        """A rule that makes one text of several components."""
+        where = source.at("text")
+        pieces = _PLACE.split(source.text("text"))
+        references = [parse_reference(text, where) for text in pieces[1::2]]
+        if not references or scope.level != 1 or any(one.owner != scope.owner for one in references):
+            raise mistake("mapping-rule-invalid", "a text is made of components of its data type", where)
+        numbers = [one.component for one in references]
+        read = PRIMITIVES["string"]
+
+        def filled(parts: list[str], run: Run) -> str | None:
+            texts = list(pieces)
+            for at_piece, number in enumerate(numbers):
+                raw = parts[number - 1] if number <= len(parts) else ""
+                value = read(raw, run) if raw and raw != NULL else None
+                if value is None:
+                    return None
+                texts[2 * at_piece + 1] = value
+            return "".join(texts)
+
+        leaf = filled if when is None else _guarded(filled, when)
+        if "within" in source:
+            leaf = _enclosed(leaf, template(source["within"], source.at("within")))
+        indexes = tuple(number - 1 for number in numbers)
+        return Rule(name, [Part(path, leaf)], indexes, tuple((index, ALL) for index in indexes), reads=True)
 
     def condition(self, source: Map, scope: Scope) -> Condition | None:
         """The compiled ``when`` of a rule, if it has one."""
@@ -208,7 +237,7 @@ class Compiler:
         finished = self._finished(convert, source, name)
         if name in self.types and self.types[name].source.flag("remember"):
             finished = _remembering(finished)
-        return finished, cover
+        return self._with_additions(finished, source, scope), cover
 
     def _leaf(self, name: str, reference: Reference, scope: Scope, where: Where) -> _Read:
         """A conversion that looks at its neighbours too."""
@@ -225,6 +254,22 @@ class Compiler:
         if "within" in source:
             convert = _wrapped(convert, template(source["within"], source.at("within")))
         return convert
+
+    def _with_additions(self, convert: Converter, source: Map, scope: Scope) -> Converter:
+        added = self._added(source, scope)
+        if not added:
+            return convert
+
+        def enriched(raw: str, run: Run) -> Json:
+            value = convert(raw, run)
+            if value is not None:
+                for leaf, name in added:
+                    extra = leaf(run.fields, run)
+                    if extra is not None:
+                        value = {**value, name: extra}
+            return value
+
+        return enriched
 
     def _translated(self, convert: Converter, source: Map, name: str) -> Converter:
         table = self.tables.get(source.text("table"))
@@ -371,6 +416,7 @@ class _Read(NamedTuple):
     converter: Converter | None
 
 
+_PLACE: Final = re.compile(r"\{([A-Z0-9.]+)\}")
 _WHOLE: Final = frozenset({"whole", "text-field", "lines", "nothing"})  # read a field with its delimiters
 
 
@@ -499,6 +545,14 @@ def _defaulted(convert: Converter, members: dict[str, Json]) -> Converter:
         return None if value is None else {**members, **value}
 
     return defaulted
+
+
+def _enclosed(leaf: Leaf, fill: Callable[[Json], Json]) -> Leaf:
+    def enclosed(parts: list[str], run: Run) -> Json:
+        value = leaf(parts, run)
+        return None if value is None else fill(value)
+
+    return enclosed
 
 
 def _wrapped(convert: Converter, fill: Callable[[Json], Json]) -> Converter:

@@ -285,10 +285,19 @@ def place_name(raw: str, run: Run) -> str:
     return ""
 
 
-def provenance(_group: Group, run: Run, _arguments: Arguments) -> Target:
-    """By the message: sender, control id, time."""
+def provenance(group: Group, run: Run, arguments: Arguments) -> Target:
+    """By the message (sender, control id, time, event) and the segment ``of`` which it tells the origin."""
     header = run.message.header
-    name = _joined(header.sending_application, header.sending_facility, header.control_id, str(run.time_us), run.event)
+    segment = arguments["of"][0].owner
+    name = _joined(
+        header.sending_application,
+        header.sending_facility,
+        header.control_id,
+        str(run.time_us),
+        run.event,
+        segment,
+        str(group.ordinal),
+    )
     return _one("Provenance", site_namespace(run), "message", name)
 
 
@@ -305,7 +314,7 @@ SLOT_RULES: Final[dict[str, tuple[SlotRule, frozenset[str]]]] = {
     "organization": (named_organization, frozenset({"organization"})),
     "practitioner": (named_practitioner, frozenset({"practitioner"})),
     "place": (named_place, frozenset({"place"})),
-    "provenance": (provenance, frozenset()),
+    "provenance": (provenance, frozenset({"of"})),
 }
 
 

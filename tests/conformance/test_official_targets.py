@@ -87,6 +87,7 @@ VALUES = {
 # what else must be valued for the guide's condition to hold (or for the target to be named at all)
 COMPANIONS = {
     "OBX-24": {23: "Lab"}, "ORC-22": {21: "Clinic"}, "ORC-23": {21: "Clinic"}, "ORC-24": {12: "D1^Doe"},
+    "PID-33": {34: "FAC"}, "PID-34": {33: "20260301"},
 }  # fmt: skip
 DEFAULTS = {
     "MSH": {9: "ADT^A01^ADT_A01", 7: "20260301120000+0000", 10: "1", 11: "P", 12: "2.9"},

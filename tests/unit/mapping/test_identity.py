@@ -7,7 +7,7 @@ import pytest
 from bridge.config.site import Authority, Sender
 from bridge.errors import Forbidden, Incorrect
 from bridge.mapping.operations import Merge
-from tests.unit.mapping.messages import Region, adt, converted, every, message, only, oru, pid, pv1, segment, site
+from tests.unit.mapping.messages import Region, adt, converted, every, only, oru, pid, pv1, segment, site
 
 OBX = segment("OBX", f1="1", f2="NM", f3="GLU^^L", f5="5.4", f11="F")
 
@@ -214,14 +214,12 @@ def test_observations_outside_reports_have_names_too():
     assert len(Region().take(one, other).all("Observation")) == 1
 
 
-def test_the_message_itself_has_one_provenance():
-    """Provenance is named by the message, points to what the message is about, and says who and when."""
-    region = Region().take(adt("A01", pid(), pv1(), control="1"), adt("A01", pid(), pv1(), control="1"))
-    provenance = region.one("Provenance")
+def test_the_message_and_its_event_have_a_provenance_each():
+    """They are named by the message, point to what it is about, and say who and when; a repeated message adds none."""
+    raw = adt("A01", pid(), pv1(), evn="20260301115900")
+    found = Region().take(raw, raw).all("Provenance")
 
-    assert provenance["recorded"] == "2026-03-01T12:00:00+00:00"
-    assert {target["reference"].split("/")[0] for target in provenance["target"]} == {"Patient", "Encounter"}
-    assert (
-        len(Region().take(adt("A01", pid(), pv1()), message("ADT^A08", pid(), pv1(), control="2")).all("Provenance"))
-        == 2
-    )
+    assert {one["recorded"] for one in found} == {"2026-03-01T12:00:00+00:00", "2026-03-01T11:59:00+00:00"}
+    for one in found:
+        assert {target["reference"].split("/")[0] for target in one["target"]} == {"Patient", "Encounter"}
+        assert one["agent"][0]["who"]["display"] == "FAC"
