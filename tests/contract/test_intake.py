@@ -1,0 +1,171 @@
+"""The contract of an intake: what it has accepted survives, what it could not keep it never claims. On every intake.
+
+Registered intakes: the embedded queue (both stores) and Kafka.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from adapters.sources.kafka_intake import KafkaIntake, KafkaIntakeSettings
+from bridge.config.adapters import INTAKES, adapter_names
+from bridge.errors import BridgeError, Unavailable
+from bridge.pipeline.ports import ContentKind, Intake, RawMessage
+from bridge.pipeline.prepare import Preparer
+from bridge.pipeline.queue import QueueIntake, opened
+from bridge.store import raw_messages
+from bridge.store.database import open_database
+from bridge.store.migrate import migrate
+from tests.integration.hospital import KEYS, SITES, rules
+from tests.services.kafka import Kafka
+
+SOURCE = "north"
+
+
+@dataclass
+class Case:
+    """An intake, what it keeps, and how to take its storage away."""
+
+    make: Callable[[], Intake]
+    kept: Callable[[], list[bytes]]
+    break_storage: Callable[[], None]
+    mend_storage: Callable[[], None]
+
+
+def queue_case(url: str) -> Case:
+    def kept() -> list[bytes]:
+        with open_database(url) as database, database.transaction(read_only=True) as txn:
+            return [opened(row, KEYS).content for row in raw_messages.waiting(txn, 10_000)]
+
+    class Breakable:
+        broken = False
+
+    def make() -> Intake:
+        database = open_database(url)
+        transaction = database.transaction
+
+        def sometimes(**options: bool) -> object:
+            if Breakable.broken:
+                raise Unavailable("store-unreachable", "The store does not answer.")
+            return transaction(**options)
+
+        database.transaction = sometimes  # type: ignore[method-assign, assignment]
+        return QueueIntake(database, Preparer(rules(), SITES, KEYS, bytes(32), 1 << 20), KEYS, waiting_messages=1000)
+
+    return Case(make, kept, lambda: setattr(Breakable, "broken", True), lambda: setattr(Breakable, "broken", False))
+
+
+def kafka_case(kafka: Kafka) -> Case:
+    from kafka import KafkaConsumer, TopicPartition
+
+    topic = kafka.create_topic(partitions=2)
+
+    def kept() -> list[bytes]:
+        consumer = KafkaConsumer(bootstrap_servers=[kafka.bootstrap], metrics_enabled=False)
+        partitions = [TopicPartition(topic, number) for number in range(2)]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends = sum(consumer.end_offsets(partitions).values())
+        found: list[bytes] = []
+        while len(found) < ends:
+            found += [record.value for records in consumer.poll(timeout_ms=500).values() for record in records]
+        consumer.close()
+        return found
+
+    def make() -> Intake:
+        return KafkaIntake(
+            "out", KafkaIntakeSettings(bootstrap_servers=(kafka.bootstrap,), topic=topic, delivery_timeout_seconds=2)
+        )
+
+    return Case(make, kept, kafka.pause, kafka.resume)
+
+
+@pytest.fixture(
+    params=["queue-sqlite", *(pytest.param(n, marks=pytest.mark.ci) for n in ("queue-postgresql", "kafka"))]
+)
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    """Each registered intake."""
+    if request.param == "kafka":
+        return kafka_case(request.getfixturevalue("kafka"))
+    url = f"sqlite:///{tmp_path}/s.db" if request.param == "queue-sqlite" else request.getfixturevalue("database_url")
+    migrate(url)
+    return queue_case(url)
+
+
+@pytest.fixture
+def intake(case: Case) -> Iterator[Intake]:
+    """One instance."""
+    made = case.make()
+    yield made
+    made.close()
+
+
+def message(number: int) -> RawMessage:
+    return RawMessage(SOURCE, b"MSH|^~\\&|%06d\r" % number, ContentKind.HL7V2, b"k", 1_700_000_000_000_000 + number)
+
+
+def run(work: Callable[[], Awaitable[object]]) -> object:
+    async def main() -> object:
+        return await work()
+
+    return asyncio.run(main())
+
+
+def test_every_registered_intake_is_under_this_contract() -> None:
+    """A new one must be added here; the embedded queue needs no entry point."""
+    assert set(adapter_names(INTAKES)) <= {"kafka", "mllp"}
+
+
+def test_what_was_accepted_is_kept_once_with_a_receipt_of_its_own(case: Case, intake: Intake) -> None:
+    """Two hundred at the same time."""
+
+    async def accept_all() -> list[str]:
+        return [receipt.reference for receipt in await asyncio.gather(*(intake.accept(message(n)) for n in range(200)))]
+
+    receipts = run(accept_all)
+
+    assert len(set(receipts)) == 200  # type: ignore[call-overload]
+    assert sorted(case.kept()) == [message(n).content for n in range(200)]
+
+
+def test_one_after_another_stays_in_order(case: Case, intake: Intake) -> None:
+    """A listener that waits for each receipt relies on it."""
+
+    async def accept_all() -> None:
+        for number in range(20):
+            await intake.accept(message(number))
+
+    run(accept_all)
+
+    assert case.kept() == [message(n).content for n in range(20)]
+
+
+def test_without_storage_nothing_is_claimed_and_afterwards_it_goes_on(case: Case, intake: Intake) -> None:
+    """The error is transient: whoever listens stays silent and the sender sends again."""
+    run(lambda: intake.accept(message(1)))
+    case.break_storage()
+    try:
+        with pytest.raises(BridgeError) as caught:
+            run(lambda: intake.accept(message(2)))
+    finally:
+        case.mend_storage()
+
+    assert caught.value.transient
+    run(lambda: intake.accept(message(3)))
+    assert {message(1).content, message(3).content} <= set(case.kept())
+
+
+def test_closing_finishes_what_was_accepted_and_may_be_repeated(case: Case) -> None:
+    """Nothing that has a receipt depends on the process."""
+    intake = case.make()
+    run(lambda: intake.accept(message(1)))
+
+    intake.close()
+    intake.close()
+
+    assert case.kept() == [message(1).content]
