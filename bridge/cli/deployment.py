@@ -19,11 +19,13 @@ from bridge.config.site import Site
 from bridge.errors import Incorrect
 from bridge.keys.ports import KeyProvider, KeyPurpose, Signer, SignerPurpose
 from bridge.ledger.chain import ChainBackend
+from bridge.ledger.note import VerifierKey
 from bridge.ledger.watermark import FileWatermark
 from bridge.mapping.rules import Rules, load_rules
 from bridge.matching.model import Model, load_model
 from bridge.pipeline.anchoring import Anchorer
 from bridge.pipeline.batch import Batcher
+from bridge.pipeline.keying import KeyedIntake
 from bridge.pipeline.ports import Intake, Listener, Source
 from bridge.pipeline.prepare import Preparer
 from bridge.pipeline.queue import QueueIntake, QueueWorker
@@ -90,7 +92,8 @@ class Deployment:
 
     def batcher(self, database: Database) -> Batcher:
         """What brings batches into ``database``; one a thread."""
-        return Batcher(database, self.recorder(), self.keys.secret_key(KeyPurpose.RESTRICTION).reveal())
+        restriction_key = self.keys.secret_key(KeyPurpose.RESTRICTION).reveal()
+        return Batcher(database, self.recorder(), restriction_key, batch_lock_keys=self.settings.limits.batch_lock_keys)
 
     def chain(self) -> ChainBackend:
         """The chain; connects when first used."""
@@ -102,6 +105,10 @@ class Deployment:
     def log_signer(self) -> Signer:
         """The key that signs checkpoints."""
         return self.keys.signer(SignerPurpose.LOG, self.origin)
+
+    def log_key(self) -> VerifierKey:
+        """The public key of the log, named by its origin."""
+        return VerifierKey(self.origin, self.log_signer().public_key())
 
     def source_worker(self, name: str) -> SourceWorker:
         """The worker of a configured source, with a connection of its own."""
@@ -165,8 +172,7 @@ class Deployment:
             return QueueIntake(self.database(), self.preparer(), self.keys, self.settings.limits.waiting_messages)
         for section in self.settings.intakes:
             if section.name == name:
-                intake: Intake = self._named(INTAKES, section, name, "intakes")
-                return intake
+                return KeyedIntake(self._named(INTAKES, section, name, "intakes"), self.bindings)
         raise Incorrect("intake-unknown", f"There is no intake called {name}.", remedy="Configure it under intakes.")
 
     @staticmethod

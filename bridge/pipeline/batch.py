@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from bridge.errors import BridgeError, Conflict
 from bridge.keys.envelope import Envelope
-from bridge.mapping.operations import IdentityKey
+from bridge.mapping.operations import IdentityKey, Merge
 from bridge.pipeline.ports import Partition
 from bridge.pipeline.prepare import Prepared, Stage
 from bridge.record import restrictions
-from bridge.record.recorder import Recorder
+from bridge.record.recorder import LOCKED_TYPES, Recorder
 from bridge.record.work import Change
 from bridge.store import alarms, dead_letters, message_seen, positions, raw_messages, source_control
 from bridge.store import restrictions as restriction_rows
@@ -32,6 +32,7 @@ QUEUE_TOPIC = "queue"
 """Topic id under which the embedded queue's totals stand in ``source_position``."""
 
 CONSENT_ALARM = "consent-without-patient"
+_MATCHING_KEYS = 12  # old and new ones of a usual patient
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 5.0
 
@@ -84,9 +85,13 @@ class Batcher:
         database: the store.
         recorder: what changes resources.
         restriction_key: 32 bytes that key restrictions waiting for an unknown patient.
+        batch_lock_keys: a transaction that would take more is divided.
     """
 
-    def __init__(self, database: Database, recorder: Recorder, restriction_key: bytes) -> None:
+    def __init__(
+        self, database: Database, recorder: Recorder, restriction_key: bytes, *, batch_lock_keys: int = 2000
+    ) -> None:
+        self._lock_keys = batch_lock_keys
         self._database = database
         self._recorder = recorder
         self._restriction_key = restriction_key
@@ -106,7 +111,7 @@ class Batcher:
             PartitionLost: from the first transaction that found another owner.
         """
         verdicts: list[Verdict] = []
-        waiting: list[tuple[Sequence[Item], BridgeError | None]] = [(items, None)] if items else []
+        waiting: list[tuple[Sequence[Item], BridgeError | None]] = [(part, None) for part in self._closed(items)]
         while waiting:
             part, culprit = waiting.pop(0)
             try:
@@ -130,6 +135,20 @@ class Batcher:
                 assert last is not None
                 place = Place(place.partition, last + 1, place.epoch)
         return verdicts
+
+    def _closed(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+        """The items in batches that take no more lock keys than one transaction may; a message is never divided."""
+        part: list[Item] = []
+        keys = 0
+        for item in items:
+            needed = lock_keys(item.prepared)
+            if part and keys + needed > self._lock_keys:
+                yield part
+                part, keys = [], 0
+            part.append(item)
+            keys += needed
+        if part:
+            yield part
 
     def _until_it_holds(
         self, part: Sequence[Item], place: Place | None, culprit: BridgeError | None, stop: Stop
@@ -320,6 +339,18 @@ class Batcher:
             txn, CONSENT_ALARM, source, "A consent that could not be read names no patient; intake waits."
         )
         source_control.pause(txn, source, CONSENT_ALARM)
+
+
+def lock_keys(prepared: Prepared) -> int:
+    """At most how many lock keys a message needs: its names, and for a patient old and new matching keys."""
+    if prepared.conversion is None:
+        return 0
+    targets = (op.survivor if isinstance(op, Merge) else op.target for op in prepared.conversion.operations)
+    return sum(
+        len(target.keys) + (_MATCHING_KEYS if target.resource_type == "Patient" else 0)
+        for target in targets
+        if target.resource_type in LOCKED_TYPES
+    )
 
 
 def lift_restrictions(txn: Transaction, dead_key: int, by: str, reason: str) -> int:

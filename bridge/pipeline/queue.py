@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -19,7 +20,7 @@ from bridge.pipeline.ports import ContentKind, RawMessage, Receipt
 from bridge.pipeline.prepare import Preparer, aad, detect
 from bridge.pipeline.worker import report
 from bridge.store import positions, raw_messages, source_control
-from bridge.store.database import Database
+from bridge.store.database import Database, Transaction
 from bridge.store.rows import RawMessageRow, RawState
 from bridge.telemetry.failpoints import failpoint
 from bridge.telemetry.stop import Stop
@@ -28,6 +29,7 @@ _log = structlog.get_logger(__name__)
 
 _GROUP = 500
 _IDLE_SECONDS = 0.1
+_COUNT_INTERVAL_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -52,6 +54,8 @@ class QueueIntake:
         self._queue: deque[_Waiting] = deque()
         self._filled = threading.Condition()
         self._closing = False
+        self._backlog = 0  # waiting rows, as of the last count and what was added since
+        self._counted_at = -_COUNT_INTERVAL_SECONDS
         self._thread = threading.Thread(target=self._run, name="queue-intake", daemon=True)
         self._thread.start()
 
@@ -62,7 +66,7 @@ class QueueIntake:
         with self._filled:
             if self._closing:
                 raise Unavailable("intake-closed", "The intake is closing.", remedy="Send again after the restart.")
-            if len(self._queue) >= self._limit:
+            if len(self._queue) + self._backlog >= self._limit:
                 raise Busy("intake-full", "Too many messages wait to be stored.", remedy="Send again later.")
             self._queue.append(waiting)
             self._filled.notify()
@@ -79,24 +83,30 @@ class QueueIntake:
     def _run(self) -> None:
         while True:
             with self._filled:
-                while not self._queue and not self._closing:
-                    self._filled.wait()
-                if not self._queue:
+                if not self._queue and not self._closing:
+                    self._filled.wait(_COUNT_INTERVAL_SECONDS)
+                if not self._queue and self._closing:
                     return
                 group = [self._queue.popleft() for _ in range(min(_GROUP, len(self._queue)))]
-            try:
-                receipts = self._write([waiting.raw for waiting in group])
-            except BridgeError as error:
-                _log.warning("intake-failed", code=error.code, messages=len(group))
-                for waiting in group:
-                    waiting.loop.call_soon_threadsafe(_fail, waiting.done, error)
-            except Exception as error:  # noqa: BLE001 - the listeners must hear of it, whatever it was
-                fault = Fault("intake-broken", f"Storing raw messages failed ({type(error).__name__}).")
-                for waiting in group:
-                    waiting.loop.call_soon_threadsafe(_fail, waiting.done, fault)
+            if group:
+                self._settle(group)
             else:
-                for waiting, receipt in zip(group, receipts, strict=True):
-                    waiting.loop.call_soon_threadsafe(_succeed, waiting.done, receipt)
+                self._recount()
+
+    def _settle(self, group: list[_Waiting]) -> None:
+        try:
+            receipts = self._write([waiting.raw for waiting in group])
+        except BridgeError as error:
+            _log.warning("intake-failed", code=error.code, messages=len(group))
+            failure = error
+        except Exception as error:  # noqa: BLE001 - the listeners must hear of it, whatever it was
+            failure = Fault("intake-broken", f"Storing raw messages failed ({type(error).__name__}).")
+        else:
+            for waiting, receipt in zip(group, receipts, strict=True):
+                waiting.loop.call_soon_threadsafe(_succeed, waiting.done, receipt)
+            return
+        for waiting in group:
+            waiting.loop.call_soon_threadsafe(_fail, waiting.done, failure)
 
     def _write(self, group: list[RawMessage]) -> list[Receipt]:
         envelopes = [seal(raw.content, aad(raw), self._wrapper) for raw in group]
@@ -105,8 +115,23 @@ class QueueIntake:
             keys = txn.allocate("raw_message", len(group))
             rows = [self._row(key, raw, envelope) for key, raw, envelope in zip(keys, group, envelopes, strict=True)]
             raw_messages.insert(txn, rows)
+            if time.monotonic() - self._counted_at >= _COUNT_INTERVAL_SECONDS:
+                self._count(txn)
+            else:
+                self._backlog += len(rows)
         failpoint("intake.after-durable")
         return [Receipt(f"raw_message/{key}") for key in keys]
+
+    def _count(self, txn: Transaction) -> None:
+        self._backlog = sum(raw_messages.waiting_by_source(txn).values())
+        self._counted_at = time.monotonic()
+
+    def _recount(self) -> None:
+        """Looks how far the worker has come while senders are made to wait."""
+        if self._backlog < self._limit or time.monotonic() - self._counted_at < _COUNT_INTERVAL_SECONDS:
+            return
+        with suppress(BridgeError), self._database.transaction(read_only=True) as txn:
+            self._count(txn)
 
     def _row(self, key: int, raw: RawMessage, envelope: Envelope) -> RawMessageRow:
         site = self._preparer.site_of(raw.source)

@@ -35,7 +35,7 @@ from bridge.telemetry.metrics import STAGE_SECONDS, Stage
 # Bounded, so that no batch can fill the server's lock table; two keys of one slot only wait for each other needlessly.
 LOCK_SLOTS: Final = 1 << 20
 # Names of these are locked whenever a batch mentions them; what else a message touches hangs on its patient.
-_LOCKED_TYPES = frozenset({"Patient", "Encounter", "ServiceRequest"})
+LOCKED_TYPES = frozenset({"Patient", "Encounter", "ServiceRequest"})
 # Resources that messages of different patients share: locked only where this batch changes them.
 _SHARED_TYPES = frozenset({"Practitioner", "Organization", "Location"})
 
@@ -136,7 +136,7 @@ class Recorder:
         return work, demographics
 
     def _slots(self, work: Work, demographics: Sequence[Demographics]) -> set[int]:
-        names: set[IdentityKey] = {name for name in work.names_looked_up if name.resource_type in _LOCKED_TYPES}
+        names: set[IdentityKey] = {name for name in work.names_looked_up if name.resource_type in LOCKED_TYPES}
         shared = {entry.key for entry in (*work.changed(), *work.restated()) if entry.type in _SHARED_TYPES}
         if shared:
             names.update(name for name, key in work.names_of(shared))
