@@ -329,7 +329,7 @@ def _compose(state: _State, resource_type: str) -> dict[str, Json]:  # noqa: C90
         joined = list(whole) if isinstance(whole, list) else []
         for _, value in sorted(found, key=_label):
             if value is not CLEARED:
-                joined += [item for item in value if item not in joined]
+                joined += [item for item in value if not _known(item, joined, path)]
         values[path] = joined or CLEARED
     for path, entry in state.fills.items():
         if path not in values and f"{path}[x]" not in values:
@@ -344,6 +344,14 @@ def _outdone(state: _State, path: str, stamp: Stamp) -> bool:
     """Whether the element is told anew in its other form: alone (``birthDate``) or with extensions (``birthDate[x]``)."""
     other = state.elements.get(path.removesuffix("[x]") if path.endswith("[x]") else f"{path}[x]")
     return other is not None and (other.stamp, not path.endswith("[x]")) > (stamp, path.endswith("[x]"))
+
+
+def _known(item: Json, joined: list[Json], path: str) -> bool:
+    """Whether an item of a list is shown already: the same, or an identifier of the same system and value."""
+    if path == "identifier" and isinstance(item, dict) and "system" in item and "value" in item:
+        name = (item["system"], item["value"])
+        return any(isinstance(one, dict) and (one.get("system"), one.get("value")) == name for one in joined)
+    return item in joined
 
 
 def _label(part: tuple[str, Json]) -> str:

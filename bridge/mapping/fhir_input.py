@@ -82,7 +82,7 @@ def convert_fhir(document: Mapping[str, Json], site: Site, *, received_us: int) 
             named by its source and id.
     """
     if document.get("resourceType") != "Bundle":
-        return [_conversion(document, site, received_us, {})]
+        return [_conversion(document, site, received_us, {}, "")]
     kind = document.get("type")
     if kind not in _BUNDLES:
         raise _invalid("the Bundle is of no type that carries resources", "Send a transaction, batch or collection.")
@@ -96,7 +96,8 @@ def convert_fhir(document: Mapping[str, Json], site: Site, *, received_us: int) 
         if method == "DELETE":
             found.append(_deletion(entry, site, received_us))
         elif "resource" in entry and method != "GET":
-            found.append(_conversion(entry["resource"], site, received_us, urls))
+            url = entry.get("fullUrl", "")
+            found.append(_conversion(entry["resource"], site, received_us, urls, url if isinstance(url, str) else ""))
     return found
 
 
@@ -109,9 +110,9 @@ def _full_urls(entries: list[Mapping[str, Json]], site: Site) -> Iterator[tuple[
                 yield url, target
 
 
-def _conversion(resource: Json, site: Site, received_us: int, urls: _Urls) -> Conversion:
+def _conversion(resource: Json, site: Site, received_us: int, urls: _Urls, url: str) -> Conversion:
     kind = _check(resource)
-    target = _target(resource, site, next((url for url, one in urls.items() if _is(one, resource, site)), ""))
+    target = _target(resource, site, url)
     if target is None:
         raise Incorrect(
             "fhir-without-id", "neither id, full URL nor identifier names the resource", remedy="Send Resource.id."
@@ -239,11 +240,6 @@ def _records(identifiers: list[Json], site: Site) -> list[IdentityKey]:
 def _type_code(concept: Json) -> str:
     codings = concept.get("coding", ()) if isinstance(concept, Mapping) else ()
     return next((str(one["code"]) for one in codings if isinstance(one, Mapping) and "code" in one), "")
-
-
-def _is(target: Target, resource: Json, site: Site) -> bool:
-    own = _target(resource, site, "") if isinstance(resource, Mapping) else None
-    return own is not None and own.keys == target.keys
 
 
 def _patient(units: tuple[UnitChange, ...]) -> Target | None:
