@@ -17,8 +17,11 @@ from bridge.pipeline.ports import ContentKind, RawMessage
 _CONSENT_SEGMENT = re.compile(rb"(?:^|[\r\n])[\x0b]?(?:CON|ARV)[^A-Za-z0-9\r\n][^\r\n]*[A-Za-z0-9]")
 _CONSENT_RESOURCE = re.compile(rb'"resourceType"\s*:\s*"Consent"')
 _PATIENT_SEGMENT = re.compile(rb"(?:^|[\r\n])[\x0b]?PID(.)([^\r\n]*)")
+_ENCODING = re.compile(rb"MSH[^A-Za-z0-9\s]([^A-Za-z0-9\s])([^A-Za-z0-9\s]).([^A-Za-z0-9\s])")
 _REFERENCE = re.compile(rb'"reference"\s*:\s*"(?:[^"]*/)?Patient/([A-Za-z0-9\-.]{1,64})')
-_IDENTIFIER = re.compile(rb'"system"\s*:\s*"([^"]{1,500})"\s*,\s*"value"\s*:\s*"([^"]{1,200})"')
+_SYSTEM, _VALUE = rb'"system"\s*:\s*"([^"]{1,500})"', rb'"value"\s*:\s*"([^"]{1,200})"'
+_IDENTIFIER = re.compile(rb"%s\s*,\s*%s" % (_SYSTEM, _VALUE))
+_IDENTIFIER_REVERSED = re.compile(rb"%s\s*,\s*%s" % (_VALUE, _SYSTEM))
 _LIMIT = 1 << 22
 
 
@@ -40,24 +43,30 @@ def patients_named(raw: RawMessage, kind: ContentKind, site: Site) -> tuple[Iden
 
 
 def _in_segments(content: bytes, site: Site) -> Iterator[IdentityKey]:
+    encoding = _ENCODING.search(content)
+    component, repetition, subcomponent = (
+        (encoding.group(1), encoding.group(2), encoding.group(3)) if encoding else (b"^", b"~", b"&")
+    )
     for match in _PATIENT_SEGMENT.finditer(content):
-        separator, text = match.group(1).decode("latin-1"), _text(match.group(2))
-        fields = text.split(separator)
-        for repetition in (fields[3] if len(fields) > 3 else "").split("~"):
-            components = re.split(r"[\^]", repetition)
-            named = components[3].split("&")[0] if len(components) > 3 else ""
-            authority = site.by_authority.get(named)
-            kind = components[4].strip() if len(components) > 4 else ""
-            for one in [authority] if authority else site.authorities:
-                yield from _names(site, one, components[0].strip(), kind)
+        fields = match.group(2).split(match.group(1))
+        for field in fields[1:4]:  # PID-2, PID-3, PID-4: wherever versions and senders put identifiers
+            for one in field.split(repetition):
+                components = [_text(piece).strip() for piece in one.split(component)]
+                named = components[3].split(_text(subcomponent)) if len(components) > 3 else []
+                authority = site.by_authority.get(next((name for name in named[:2] if name), ""))
+                kind = components[4] if len(components) > 4 else ""
+                for candidate in [authority] if authority else site.authorities:
+                    yield from _names(site, candidate, components[0], kind)
 
 
 def _in_json(content: bytes, site: Site) -> Iterator[IdentityKey]:
     for match in _REFERENCE.finditer(content):
         yield IdentityKey("Patient", f"urn:hie-bridge:site:{site.site}", "fhir-id", match.group(1).decode())
     systems = {authority.system: authority for authority in site.authorities}
-    for match in _IDENTIFIER.finditer(content):
-        system, value = (_json_text(part) for part in match.groups())
+    pairs = [match.groups() for match in _IDENTIFIER.finditer(content)]
+    pairs += [match.groups()[::-1] for match in _IDENTIFIER_REVERSED.finditer(content)]
+    for pair in pairs:
+        system, value = (_json_text(part) for part in pair)
         if system in systems:
             yield from _names(site, systems[system], value, "")
 

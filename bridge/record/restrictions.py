@@ -24,9 +24,9 @@ def identity_mac(name: IdentityKey, key: bytes) -> bytes:
 
 def restrict(txn: Transaction, names: Sequence[IdentityKey], code: str, key: bytes, dead_key: int | None = None) -> int:
     """Restricts every patient that one of ``names`` names, now or once they are known; answers how many rows it wrote."""
-    known = identity.lookup(txn, list(names))
-    patients = sorted(set(known.values()))
-    macs = [identity_mac(name, key) for name in names if name not in known]
+    known = identity.lookup_any_type(txn, names)
+    patients = sorted({patient for found in known.values() for patient in found})
+    macs = dict.fromkeys(identity_mac(name, key) for name in names if name not in known)
     return _add(txn, [(patient, None) for patient in patients] + [(None, mac) for mac in macs], code, dead_key)
 
 

@@ -17,6 +17,11 @@ _keys: Final = rows_parameter("keys", resource_type=TEXT, namespace=TEXT, identi
 _LOOKUP: Final = Statement(
     sa.select(t).join_from(_keys, t, sa.and_(*[t.c[name] == _keys.c[name] for name in IdentityKey._fields]))
 )
+_ANY_TYPE: Final = Statement(
+    sa.select(*_keys.c, t.c.resource_key).join_from(
+        _keys, t, sa.and_(*[t.c[name] == _keys.c[name] for name in ("resource_type", "namespace", "value")])
+    )
+)
 _NAMES: Final = Statement(sa.select(t).where(t.c.resource_key == sa.bindparam("key")))
 
 
@@ -26,6 +31,15 @@ def lookup(txn: Transaction, keys: Iterable[IdentityKey]) -> dict[IdentityKey, i
     if not wanted:
         return {}
     return {IdentityKey._make(row[:4]): row[4] for row in txn.execute(_LOOKUP, {"keys": wanted})}
+
+
+def lookup_any_type(txn: Transaction, keys: Iterable[IdentityKey]) -> dict[IdentityKey, set[int]]:
+    """As :func:`lookup`, whatever type of identifier the names are known under; reads all names of their namespaces."""
+    wanted = set(keys)
+    found: dict[IdentityKey, set[int]] = {}
+    for row in txn.execute(_ANY_TYPE, {"keys": wanted}) if wanted else ():
+        found.setdefault(IdentityKey._make(row[:4]), set()).add(row[4])
+    return found
 
 
 def insert(txn: Transaction, rows: Sequence[tuple[IdentityKey, int]]) -> None:

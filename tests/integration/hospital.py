@@ -57,6 +57,8 @@ SITES = {
     for site in (
         _site("north", [_record("NORTH", default=True), _record("ARCHIVE"), _NATIONAL]),
         _site("south", [_record("SOUTH", default=True), _NATIONAL]),
+        # says nothing of the types of its identifiers
+        _site("clinic", [_record("CLINIC", default=True, types=[])]),
         # reports under the north's numbers, and shares them
         _site("lab", [_record("LAB", default=True), _record("NORTH")]),
     )
