@@ -91,7 +91,7 @@ class Region:
 
     def id(self, target: Target) -> str:
         known = next((self.ids[key] for key in target.keys if key in self.ids), None)
-        known = known or f"{target.resource_type.lower()}-{len(set(self.ids.values())) + 1}"
+        known = known or f"{target.resource_type.lower()}-{'|'.join(target.keys[0])}"  # of the primary name alone
         for key in target.keys:
             self.ids.setdefault(key, known)
         return known
