@@ -1,11 +1,13 @@
 """The contract of an intake: what it has accepted survives, what it could not keep it never claims. On every intake.
 
-Registered intakes: the embedded queue (both stores) and Kafka.
+Registered intakes: the embedded queue (both stores), another system's MLLP port, and Kafka.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +15,17 @@ from pathlib import Path
 import pytest
 
 from adapters.sources.kafka_intake import KafkaIntake, KafkaIntakeSettings
+from adapters.sources.mllp import MllpListener, MllpSettings
+from adapters.sources.mllp_client import MllpIntake, MllpIntakeSettings
 from bridge.config.adapters import INTAKES, adapter_names
 from bridge.errors import BridgeError, Unavailable
-from bridge.pipeline.ports import ContentKind, Intake, RawMessage
+from bridge.pipeline.ports import ContentKind, Intake, RawMessage, Receipt
 from bridge.pipeline.prepare import Preparer
 from bridge.pipeline.queue import QueueIntake, opened
 from bridge.store import raw_messages
 from bridge.store.database import open_database
 from bridge.store.migrate import migrate
+from bridge.telemetry.stop import Stop
 from tests.integration.hospital import KEYS, SITES, rules
 from tests.services.kafka import Kafka
 
@@ -85,11 +90,55 @@ def kafka_case(kafka: Kafka) -> Case:
     return Case(make, kept, kafka.pause, kafka.resume)
 
 
+class Elsewhere:
+    """Another system behind an MLLP listener, on a thread of its own."""
+
+    def __init__(self) -> None:
+        self.kept: list[bytes] = []
+        self.broken = False
+        self._stop = Stop()
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self._listener = MllpListener("elsewhere", MllpSettings(host="127.0.0.1", port=self.port))
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._listener.run(self, self._stop)))
+        self._thread.start()
+
+    async def accept(self, raw: RawMessage) -> Receipt:
+        if self.broken:
+            raise Unavailable("elsewhere-broken", "The other system's storage is not there.")
+        self.kept.append(raw.content)
+        return Receipt(str(len(self.kept)))
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Elsewhere]:
+    """A system to hand messages on to."""
+    system = Elsewhere()
+    yield system
+    system.close()
+
+
+def mllp_case(system: Elsewhere) -> Case:
+    settings = MllpIntakeSettings(host="127.0.0.1", port=system.port, timeout_seconds=5)
+    return Case(
+        lambda: MllpIntake("out", settings),
+        lambda: system.kept,
+        lambda: setattr(system, "broken", True),
+        lambda: setattr(system, "broken", False),
+    )
+
+
 @pytest.fixture(
-    params=["queue-sqlite", *(pytest.param(n, marks=pytest.mark.ci) for n in ("queue-postgresql", "kafka"))]
+    params=["queue-sqlite", "mllp", *(pytest.param(n, marks=pytest.mark.ci) for n in ("queue-postgresql", "kafka"))]
 )
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
     """Each registered intake."""
+    if request.param == "mllp":
+        return mllp_case(request.getfixturevalue("elsewhere"))
     if request.param == "kafka":
         return kafka_case(request.getfixturevalue("kafka"))
     url = f"sqlite:///{tmp_path}/s.db" if request.param == "queue-sqlite" else request.getfixturevalue("database_url")
@@ -106,7 +155,8 @@ def intake(case: Case) -> Iterator[Intake]:
 
 
 def message(number: int) -> RawMessage:
-    return RawMessage(SOURCE, b"MSH|^~\\&|%06d\r" % number, ContentKind.HL7V2, b"k", 1_700_000_000_000_000 + number)
+    content = b"MSH|^~\\&|PAS|F|HIE|HIE|20240301120000||ADT^A08|C%06d|P|2.5\r" % number
+    return RawMessage(SOURCE, content, ContentKind.HL7V2, b"k", 1_700_000_000_000_000 + number)
 
 
 def run(work: Callable[[], Awaitable[object]]) -> object:
