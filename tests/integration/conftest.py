@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bridge.store.migrate import migrate
+from tests.integration.evidence import Evidence, feed
 from tests.integration.hospital import Hospital
 
 
@@ -33,3 +34,12 @@ def hospitals(tmp_path: Path) -> Iterator[Callable[[], Hospital]]:
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def evidence(hospital: Hospital, tmp_path: Path) -> Iterator[Evidence]:
+    """The hospital's store with a morning's records in it, a log and a chain; nothing is sequenced yet."""
+    feed(hospital)
+    made = Evidence(hospital, tmp_path)
+    yield made
+    made.close()
