@@ -21,6 +21,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -39,6 +42,9 @@ from bridge.mapping.operations import (
     UnitKind,
     Upsert,
 )
+
+CONTENT: Final = "="
+"""Begins a stamp's tie that is a digest of the operation's content: operations of equal such stamps are equal."""
 
 Json = Any
 Ids = Callable[[Target], str]
@@ -64,6 +70,21 @@ _LEVELS: Final = {
 }
 
 _APART: Final = frozenset({"active", "link"})  # what merges also write (with_merges): never read back from the body
+
+
+class _Path(NamedTuple):
+    base: str  # without the label of a part
+    part: str
+    outer: str
+    inner: str
+    choice: bool  # the value's members stand in its place
+
+
+@lru_cache(maxsize=4096)
+def _split(path: str) -> _Path:
+    base, _, part = path.partition("#")
+    outer, _, inner = base.partition(".")
+    return _Path(base, part, outer, inner, base.endswith("[x]"))
 
 
 class _Entry(NamedTuple):
@@ -105,7 +126,7 @@ def apply(operation: Operation, stored: Stored | None, ids: Ids) -> Stored | Non
         :func:`content_digest` of old and new body to learn whether a new version is due: a newer statement of the same
         content changes only the state.
     """
-    if isinstance(operation, Merge):
+    if isinstance(operation, Merge) or (stored is not None and _repeated(operation.stamp, stored.state)):
         return None
     state = _decode(stored) if stored is not None else _State()
     changed = _delete(state, operation.stamp) if isinstance(operation, Delete) else _upsert(state, operation, ids)
@@ -117,6 +138,14 @@ def apply(operation: Operation, stored: Stored | None, ids: Ids) -> Stored | Non
 def composed(stored: Stored, resource_type: str) -> Mapping[str, Json] | None:
     """The body as the units alone make it, without what :func:`with_merges` has added."""
     return _encode(_decode(stored), resource_type).body
+
+
+def _repeated(stamp: Stamp, encoded: Mapping[str, Json]) -> bool:
+    """Whether this very content was the latest change already, as with people and places named again and again."""
+    if not stamp.tie.startswith(CONTENT):
+        return False
+    touched = encoded.get("t")
+    return touched is not None and tuple(encoded["s"][touched]) == stamp
 
 
 def content_digest(body: Mapping[str, Json]) -> bytes:
@@ -199,7 +228,10 @@ def _upsert(state: _State, operation: Upsert, ids: Ids) -> bool:
     if state.void is not None and stamp < state.void:
         return changed
     for unit in operation.units:
-        changed = _take(state, stamp, operation.source, unit, _resolved(unit.value, ids)) or changed
+        value = unit.value
+        if type(value) is not str:
+            value = _resolved(value, ids)
+        changed = _take(state, stamp, operation.source, unit, value) or changed
     return changed
 
 
@@ -258,25 +290,31 @@ def _resolved(value: Json, ids: Ids) -> Json:
     """The value with references in place of targets; the same object where it names none."""
     kind = type(value)
     if kind is dict:
-        made = None
+        made: dict[str, Json] | None = None
         for key, item in value.items():
-            if type(item) in _PLAIN:
-                continue
-            found = _resolved(item, ids)
-            if found is not item:
-                if made is None:
-                    made = dict(value)
-                made[key] = found
+            if type(item) not in _PLAIN:
+                found = _resolved(item, ids)
+                if found is not item:
+                    if made is None:
+                        made = dict(value)
+                    made[key] = found
         return value if made is None else made
     if kind is list:
-        items = [item if type(item) in _PLAIN else _resolved(item, ids) for item in value]
-        return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
+        items: list[Json] | None = None
+        for at, item in enumerate(value):
+            if type(item) not in _PLAIN:
+                found = _resolved(item, ids)
+                if found is not item:
+                    if items is None:
+                        items = list(value)
+                    items[at] = found
+        return value if items is None else items
     if kind is TargetReference:
         return f"{value.target.resource_type}/{ids(value.target)}"
     return value
 
 
-_PLAIN: Final = frozenset({str, int, bool})
+_PLAIN: Final = frozenset({str, int, bool, Decimal})
 
 
 # composition
@@ -311,7 +349,7 @@ def _compose(state: _State, resource_type: str) -> dict[str, Json]:  # noqa: C90
     values: dict[str, Json] = {}
     parts: dict[str, list[tuple[str, Json]]] = {}
     for path, entry in state.elements.items():
-        base, _, part = path.partition("#")
+        base, part, _, _, _ = _split(path)
         if part:
             parts.setdefault(base, []).append((part, entry.value))
         elif not _outdone(state, path, entry.stamp):
@@ -321,11 +359,14 @@ def _compose(state: _State, resource_type: str) -> dict[str, Json]:  # noqa: C90
         if status is not None:
             values[path] = status
     for path, groups in state.groups.items():
-        base, _, part = path.partition("#")
+        base, part, _, _, _ = _split(path)
         for source in sorted(groups):
             parts.setdefault(base, []).append((f"~{part}{source}", groups[source].value))
     for path, found in parts.items():
         whole = values.get(path)
+        if whole is None and len(found) == 1:
+            values[path] = found[0][1]
+            continue
         joined = list(whole) if isinstance(whole, list) else []
         for _, value in sorted(found, key=_label):
             if value is not CLEARED:
@@ -342,8 +383,9 @@ def _compose(state: _State, resource_type: str) -> dict[str, Json]:  # noqa: C90
 
 def _outdone(state: _State, path: str, stamp: Stamp) -> bool:
     """Whether the element is told anew in its other form: alone (``birthDate``) or with extensions (``birthDate[x]``)."""
-    other = state.elements.get(path.removesuffix("[x]") if path.endswith("[x]") else f"{path}[x]")
-    return other is not None and (other.stamp, not path.endswith("[x]")) > (stamp, path.endswith("[x]"))
+    choice = path[-1] == "]"
+    other = state.elements.get(path[:-3] if choice else path + "[x]")
+    return other is not None and (other.stamp, not choice) > (stamp, choice)
 
 
 def _known(item: Json, joined: list[Json], path: str) -> bool:
@@ -359,7 +401,7 @@ def _label(part: tuple[str, Json]) -> str:
 
 
 def _place(body: dict[str, Json], path: str, value: Json) -> None:
-    outer, _, inner = path.partition(".")
+    _, _, outer, inner, choice = _split(path)
     holder = body
     if inner:
         if value is CLEARED and outer not in body:
@@ -367,7 +409,7 @@ def _place(body: dict[str, Json], path: str, value: Json) -> None:
         known = body.get(outer)
         holder = body[outer] = dict(known) if isinstance(known, dict) else {}
         path = inner
-    if path.endswith("[x]"):
+    if choice:
         if value is not CLEARED:
             holder.update(value)
     elif value is CLEARED:
@@ -433,26 +475,24 @@ def _encode(state: _State, resource_type: str) -> Stored:  # noqa: C901 - one pa
 
 def _read_back(state: _State) -> frozenset[str]:
     """Elements whose value is all that the body shows in their place."""
-    shared = {
-        path.partition("#")[0].partition(".")[0]
-        for path in (*state.fills, *state.groups, *state.progress, *state.resets)
-    }
-    plain: dict[str, list[str]] = {}
-    for path in state.elements:
-        outer = path.partition("#")[0].partition(".")[0].removesuffix("[x]")
-        plain.setdefault(outer, []).append(path)
     if state.creator is not None:
         return frozenset()
-    return frozenset(
-        path
-        for outer, paths in plain.items()
-        for path in paths
-        if outer not in shared
-        and outer not in _APART
-        and "#" not in path
-        and not path.endswith("[x]")
-        and (len(paths) == 1 or all("." in one and "#" not in one and not one.endswith("[x]") for one in paths))
-    )
+    others = (*state.fills, *state.groups, *state.progress, *state.resets)
+    return _plain_elements(tuple(state.elements), others)
+
+
+@lru_cache(maxsize=4096)
+def _plain_elements(elements: tuple[str, ...], others: tuple[str, ...]) -> frozenset[str]:
+    shared = {_split(path).outer.removesuffix("[x]") for path in others} | _APART
+    places: dict[str, list[str]] = {}
+    for path in elements:
+        places.setdefault(_split(path).outer.removesuffix("[x]"), []).append(path)
+    found: set[str] = set()
+    for outer, paths in places.items():
+        plain = not any(_split(path).part or _split(path).choice for path in paths)
+        if plain and outer not in shared and (len(paths) == 1 or all("." in path for path in paths)):
+            found.update(paths)
+    return frozenset(found)
 
 
 def _decode(stored: Stored) -> _State:
