@@ -152,6 +152,12 @@ class Preparer:
             return prepared.failed(fault, stage)
         return replace(prepared, conversion=conversion)
 
+    def unreadable(self, raw: RawMessage, envelope: Envelope, error: BridgeError) -> Prepared:
+        """The dead letter of a stored message whose encrypted bytes no longer open; they are kept as they are."""
+        return Prepared(raw, self.site_of(raw.source), raw.kind or ContentKind.HL7V2, envelope).failed(
+            error, Stage.DETECT
+        )
+
     def _seen_hl7(self, raw: RawMessage, site: Site, message: Message) -> SeenKey:
         header = message.header
         sender = f"{site.site}|{header.sending_application}|{header.sending_facility}"

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import structlog
 
-from bridge.errors import BridgeError, Busy, Fault, Unavailable
+from bridge.errors import BridgeError, Busy, Fault, Incorrect, Unavailable
 from bridge.keys.envelope import Envelope, open_envelope, seal
 from bridge.keys.ports import KeyWrapper
 from bridge.pipeline.batch import QUEUE_TOPIC, Batcher, Item
 from bridge.pipeline.ports import ContentKind, RawMessage, Receipt
-from bridge.pipeline.prepare import Preparer, aad, detect
+from bridge.pipeline.prepare import Prepared, Preparer, aad, detect
 from bridge.pipeline.worker import report
 from bridge.store import positions, raw_messages, source_control
 from bridge.store.database import Database, Transaction
@@ -212,14 +212,21 @@ class QueueWorker:
         if not rows:
             return False
         started = time.perf_counter()
-        items = [
-            Item(self._preparer.prepare(opened(row, self._wrapper)), row=(row.raw_key, row.received_us)) for row in rows
-        ]
+        items = [Item(self._prepared(row), row=(row.raw_key, row.received_us)) for row in rows]
         verdicts = self._batcher.store(items, None, stop)
         _log.debug("queue-batch", messages=len(verdicts), seconds=round(time.perf_counter() - started, 3))
         for source in {verdict.item.prepared.raw.source for verdict in verdicts}:
             report(source, [v for v in verdicts if v.item.prepared.raw.source == source])
         return True
+
+    def _prepared(self, row: RawMessageRow) -> Prepared:
+        try:
+            raw = opened(row, self._wrapper)
+        except Incorrect as error:
+            closed = RawMessage(row.source, b"", ContentKind(row.kind), None, row.received_us)
+            envelope = Envelope(row.key_id, row.wrapped_key, row.nonce, row.ciphertext)
+            return self._preparer.unreadable(closed, envelope, error)
+        return self._preparer.prepare(raw)
 
 
 def opened(row: RawMessageRow, wrapper: KeyWrapper) -> RawMessage:

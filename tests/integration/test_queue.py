@@ -1,0 +1,317 @@
+"""The embedded queue: durable when accepted, worked off once, adding up; back-pressure, failure and closing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from adapters.sources.folder import FolderListener, FolderSettings
+from bridge.errors import Busy, Fault, Unavailable
+from bridge.pipeline import queue as queue_module
+from bridge.pipeline.ports import RawMessage, Receipt
+from bridge.pipeline.queue import QueueIntake, QueueWorker
+from bridge.store import raw_messages, source_control
+from bridge.store.database import open_database
+from bridge.store.rows import RawState
+from bridge.telemetry.stop import Stop
+from tests.integration.hospital import KEYS, Hospital, hl7, pid, pv1
+from tests.integration.test_consent_feed import VALUED_CON, alarmed, paused
+
+
+@pytest.fixture
+def intake(hospital: Hospital) -> Iterator[QueueIntake]:
+    """The intake, with a connection of its own."""
+    made = QueueIntake(open_database(hospital.url), hospital.preparer, KEYS, 1000)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def worker(hospital: Hospital) -> QueueWorker:
+    """A worker, opened."""
+    return opened(hospital)
+
+
+def opened(hospital: Hospital) -> QueueWorker:
+    made = QueueWorker(hospital.preparer, hospital.batcher, KEYS, hospital.database, ["north", "south"])
+    made.open()
+    return made
+
+
+def accept(intake: QueueIntake, messages: Sequence[RawMessage]) -> list[Receipt | BaseException]:
+    async def all_at_once() -> list[Receipt | BaseException]:
+        return await asyncio.gather(*(intake.accept(m) for m in messages), return_exceptions=True)
+
+    return asyncio.run(all_at_once())
+
+
+def arrivals(hospital: Hospital, count: int, site: str = "north") -> list[RawMessage]:
+    return [hospital.raw(hl7("ADT^A04", pid(f"{n}^^^{site.upper()}^MR"), pv1(f"V{n}")), site) for n in range(count)]
+
+
+def work_off(worker: QueueWorker) -> None:
+    while worker.work_once(Stop()):
+        pass
+
+
+def waiting(hospital: Hospital) -> int:
+    return sum(row["state"] == RawState.WAITING for row in hospital.rows("raw_message"))
+
+
+def assert_adds_up(hospital: Hospital, accepted: int) -> None:
+    """Promise P2 of the queue: accepted = what became of them + what waits."""
+    rows = [hospital.position(source) for source in ("north", "south")]
+    done = sum(row.stored + row.filtered + row.duplicate + row.dead for row in rows)
+    assert sum(row.received for row in rows) == done
+    assert accepted == done + waiting(hospital)
+
+
+def test_what_was_accepted_is_stored_once_and_encrypted_at_rest(
+    hospital: Hospital, intake: QueueIntake, worker: QueueWorker
+) -> None:
+    """Each receipt names a row of its own, whose bytes show nothing; worked off, every message has had its effect."""
+    receipts = accept(intake, arrivals(hospital, 250))
+    rows = hospital.rows("raw_message")
+
+    assert len({receipt.reference for receipt in receipts if isinstance(receipt, Receipt)}) == 250
+    assert waiting(hospital) == 250
+    assert not [row for row in rows if b"NORTH" in row["ciphertext"] or b"Ash" in row["ciphertext"]]
+    assert_adds_up(hospital, 250)
+
+    work_off(worker)
+
+    assert waiting(hospital) == 0
+    assert len(hospital.resources("Patient")) == 250
+    assert_adds_up(hospital, 250)
+    work_off(worker)
+    assert hospital.position().received == 250
+
+
+def test_accepts_that_wait_together_share_a_commit(
+    hospital: Hospital, intake: QueueIntake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one commit is under way, everything that comes meanwhile goes into the next."""
+    sizes: list[int] = []
+    begun, go = threading.Event(), threading.Event()
+    insert = raw_messages.insert
+
+    def slow(txn: object, rows: list[object]) -> None:
+        sizes.append(len(rows))
+        begun.set()
+        go.wait(30)
+        insert(txn, rows)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(raw_messages, "insert", slow)
+    messages = arrivals(hospital, 101)
+
+    async def first_then_the_rest() -> None:
+        first = asyncio.create_task(intake.accept(messages[0]))
+        await asyncio.to_thread(begun.wait, 30)
+        rest = [asyncio.create_task(intake.accept(message)) for message in messages[1:]]
+        await asyncio.sleep(0)
+        go.set()
+        await asyncio.gather(first, *rest)
+
+    asyncio.run(first_then_the_rest())
+
+    assert sizes == [1, 100]
+
+
+def test_a_full_intake_is_busy_and_promises_nothing(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back-pressure: what is over the limit is refused at once, what was accepted before is stored."""
+    intake = QueueIntake(open_database(hospital.url), hospital.preparer, KEYS, 3)
+    go = threading.Event()
+    insert = raw_messages.insert
+    monkeypatch.setattr(raw_messages, "insert", lambda txn, rows: (go.wait(30), insert(txn, rows)))
+
+    async def too_many() -> list[Receipt | BaseException]:
+        tasks = [asyncio.create_task(intake.accept(message)) for message in arrivals(hospital, 20)]
+        await asyncio.sleep(0.1)
+        go.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    answers = asyncio.run(too_many())
+    intake.close()
+
+    accepted = [answer for answer in answers if isinstance(answer, Receipt)]
+    refused = [answer for answer in answers if isinstance(answer, Busy)]
+    assert len(accepted) + len(refused) == 20
+    assert refused
+    assert waiting(hospital) == len(accepted)
+
+
+def test_a_long_queue_in_the_store_is_back_pressure_too(
+    hospital: Hospital, worker: QueueWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody works off fills the store: new messages are refused until the workers have made room."""
+    monkeypatch.setattr(queue_module, "_COUNT_INTERVAL_SECONDS", 0.01)
+    intake = QueueIntake(open_database(hospital.url), hospital.preparer, KEYS, 40)
+    accepted = sum(isinstance(accept(intake, [message])[0], Receipt) for message in arrivals(hospital, 60))
+    assert accepted == 40
+    assert isinstance(accept(intake, arrivals(hospital, 1))[0], Busy)
+
+    work_off(worker)
+    until = time.monotonic() + 30
+    while not isinstance(accept(intake, arrivals(hospital, 1))[0], Receipt):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    intake.close()
+
+
+@pytest.mark.parametrize("error", [Unavailable("disk-full", "Full."), RuntimeError("secret of a patient")])
+def test_a_failed_commit_is_told_to_everyone_in_it(
+    hospital: Hospital, intake: QueueIntake, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Nobody holds a receipt for what is not there, and the next accept works."""
+    insert = raw_messages.insert
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(raw_messages, "insert", refuse)
+    answers = accept(intake, arrivals(hospital, 5))
+    monkeypatch.setattr(raw_messages, "insert", insert)
+
+    assert all(isinstance(answer, Unavailable | Fault) for answer in answers)
+    assert "secret" not in str(answers)
+    assert waiting(hospital) == 0
+    assert isinstance(accept(intake, arrivals(hospital, 1))[0], Receipt)
+    assert waiting(hospital) == 1
+
+
+def test_closing_writes_what_waits_and_refuses_what_comes_later(hospital: Hospital) -> None:
+    """A stop loses nothing that was accepted."""
+    intake = QueueIntake(open_database(hospital.url), hospital.preparer, KEYS, 1000)
+    assert all(isinstance(answer, Receipt) for answer in accept(intake, arrivals(hospital, 50)))
+    intake.close()
+    intake.close()
+
+    [answer] = accept(intake, arrivals(hospital, 1))
+    assert isinstance(answer, Unavailable)
+    assert waiting(hospital) == 50
+
+
+@pytest.mark.ci
+def test_two_workers_do_each_message_once(database_url: str) -> None:
+    """They skip what the other holds; the totals count every message once."""
+    from bridge.store.migrate import migrate
+
+    migrate(database_url)
+    hospitals = [Hospital(database_url) for _ in range(2)]
+    intake = QueueIntake(open_database(database_url), hospitals[0].preparer, KEYS, 10_000)
+    accept(intake, arrivals(hospitals[0], 400) + arrivals(hospitals[0], 200, "south"))
+    intake.close()
+    workers = [opened(hospital) for hospital in hospitals]
+    failed: list[BaseException] = []
+
+    def run(worker: QueueWorker) -> None:
+        try:
+            work_off(worker)
+        except BaseException as error:  # noqa: BLE001 - the main thread must hear of it
+            failed.append(error)
+
+    threads = [threading.Thread(target=run, args=(worker,)) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failed == []
+    assert waiting(hospitals[0]) == 0
+    assert len(hospitals[0].resources("Patient")) == 600
+    assert hospitals[0].position("north").stored == 400
+    assert hospitals[0].position("south").stored == 200
+    for hospital in hospitals:
+        hospital.close()
+
+
+def test_a_paused_source_waits_while_others_go_on(hospital: Hospital, intake: QueueIntake, worker: QueueWorker) -> None:
+    """A consent of nobody pauses its source, from the next batch on, until an operator lets it go on."""
+    accept(intake, [hospital.raw(hl7("MFN^M02", VALUED_CON))])
+    work_off(worker)
+    assert (paused(hospital), [code for code, _ in alarmed(hospital)]) == ({"north"}, ["consent-without-patient"])
+
+    accept(intake, arrivals(hospital, 3) + arrivals(hospital, 2, "south"))
+    work_off(worker)
+    assert waiting(hospital) == 3
+    assert hospital.position("south").stored == 2
+    assert_adds_up(hospital, 6)
+
+    with hospital.database.transaction() as txn:
+        source_control.resume(txn, "north", "seen to")
+    work_off(worker)
+    assert waiting(hospital) == 0
+    assert_adds_up(hospital, 6)
+
+
+def test_a_row_that_was_altered_is_a_dead_letter_and_holds_up_nobody(
+    hospital: Hospital, intake: QueueIntake, worker: QueueWorker
+) -> None:
+    """A raw message that no longer opens cannot be done; the others can."""
+    import sqlalchemy as sa
+
+    from bridge.store import schema
+    from bridge.store.dialect import Statement
+
+    accept(intake, arrivals(hospital, 3))
+    altered = (
+        sa.update(schema.raw_message)
+        .values(ciphertext=sa.bindparam("junk"))
+        .where(schema.raw_message.c.raw_key == sa.bindparam("key"))
+    )
+    with hospital.database.transaction() as txn:
+        key = min(row["raw_key"] for row in hospital.rows_in(txn, "raw_message"))
+        txn.change(Statement(altered), {"junk": b"x" * 64, "key": key})
+    work_off(worker)
+
+    assert waiting(hospital) == 0
+    assert len(hospital.resources("Patient")) == 2
+    assert len(hospital.rows("dead_letter")) == 1
+    assert_adds_up(hospital, 3)
+
+
+def test_a_worker_that_is_told_to_stop_leaves_the_rest_waiting(
+    hospital: Hospital, intake: QueueIntake, worker: QueueWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finishes its batch and no more."""
+    accept(intake, arrivals(hospital, 250))
+    stop = Stop()
+    report = queue_module.report
+    monkeypatch.setattr(queue_module, "report", lambda *told: (stop.set(), report(*told)))
+    worker.run(stop)
+
+    assert waiting(hospital) == 150
+    assert_adds_up(hospital, 250)
+
+
+def test_files_of_a_folder_are_stored_once(hospital: Hospital, intake: QueueIntake, tmp_path: Path) -> None:
+    """HL7 and FHIR JSON side by side, through listener, queue and worker."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.hl7").write_bytes(hl7("ADT^A04", pid("1^^^NORTH^MR")) + hl7("ADT^A04", pid("2^^^NORTH^MR")))
+    patient = {"resourceType": "Patient", "id": "p", "identifier": [{"system": "urn:test:north", "value": "3"}]}
+    (folder / "b.json").write_text(json.dumps(patient))
+    (folder / "c.ndjson").write_text(json.dumps(patient | {"id": "q", "identifier": []} | {"gender": "male"}))
+    listener = FolderListener("north", FolderSettings(path=folder))
+
+    async def listen() -> None:
+        stop = Stop()
+        running = asyncio.create_task(listener.run(intake, stop))
+        for _ in range(300):
+            await asyncio.sleep(0.05)
+            if len(hospital.rows("raw_message")) >= 4:
+                break
+        stop.set()
+        await running
+
+    asyncio.run(listen())
+    work_off(opened(hospital))
+
+    assert hospital.position().received == 4
+    assert {i["value"] for p in hospital.resources("Patient") for i in p.get("identifier", ())} >= {"1", "2", "3"}
