@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -286,7 +285,7 @@ def _rank(value: Json) -> bytes:
     return b"" if value is CLEARED else _canonical(value)
 
 
-def _resolved(value: Json, ids: Ids) -> Json:
+def _resolved(value: Json, ids: Ids) -> Json:  # noqa: C901 - hot path: calls would cost more than they tell
     """The value with references in place of targets; the same object where it names none."""
     kind = type(value)
     if kind is dict:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from bridge.mapping.apply import CONTENT
 from bridge.mapping.conditions import NULL, Scope
 from bridge.mapping.identity import PLACES, TYPE_RULES, place_name, place_path, site_namespace
 from bridge.mapping.operations import IdentityKey, Stamp, Target, TargetReference, UnitChange, UnitKind, Upsert
@@ -110,8 +111,8 @@ def _single(compiler: Compiler, type_map: TypeMap, level: int) -> tuple[Callable
 
 
 def day_stamp(run: Run, changes: list[UnitChange]) -> Stamp:
-    """The stamp of what is shared between messages: the day, then the content."""
-    return Stamp(1, run.day_us, f"{run.source}:{_digest(changes)}")
+    """The stamp of what is shared between messages: the day, then the content (see ``bridge.mapping.apply``)."""
+    return Stamp(1, run.day_us, f"{CONTENT}{_digest(changes)}:{run.source}")
 
 
 def _digest(changes: list[UnitChange]) -> str:

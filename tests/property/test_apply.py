@@ -96,7 +96,11 @@ def test_the_digest_knows_content_only(sequence):
     """Id, version and the order of members do not change the digest; any other change does."""
     body = through([Upsert(TARGET, Stamp(1, 9, ""), "north", (UnitChange("class", UnitKind.ELEMENT, "z"),)), *sequence])
     assert body is not None
-    versioned = {**dict(reversed(body.items())), "id": "1", "meta": {"versionId": "7", "lastUpdated": "2026-01-01T00:00:00Z"}}
+    versioned = {
+        **dict(reversed(body.items())),
+        "id": "1",
+        "meta": {"versionId": "7", "lastUpdated": "2026-01-01T00:00:00Z"},
+    }
 
     assert content_digest(versioned) == content_digest(body)
     assert content_digest({**body, "language": "xx"}) != content_digest(body)
