@@ -7,6 +7,7 @@ anchor covers everything before it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -163,19 +164,24 @@ class Anchorer:
         self._lease_us = int(lease_seconds * 1e6)
         self._kind = backend.capabilities().kind
         self._lease: Lease | None = None
+        self._held_size: int | None = None  # of the head on chain; None until the chain or the store has told
 
     def run(self, stop: Stop) -> None:
         """Works until ``stop`` is set."""
         next_anchor = next_consent = 0.0
         while not stop.is_set:
             now = time.monotonic()
+            due: list[Callable[[], object]] = []
             if now >= next_anchor:
-                self._try(self.anchor)
+                due.append(self.anchor)
                 next_anchor = now + self._anchor_interval
             if now >= next_consent:
-                self._try(self.publish_consents)
+                due.append(self.publish_consents)
                 next_consent = now + self._consent_interval
-            self._try(self.observe)
+            for act in (*due, self.observe, self.measure):
+                if stop.wait(0):
+                    break  # a chain that does not answer takes its time to say so at every question
+                self._try(act)
             stop.wait(min(1.0, self._anchor_interval, self._consent_interval))
         if self._lease is not None:
             self._try(self._release)
@@ -216,19 +222,31 @@ class Anchorer:
         return len(rows)
 
     def observe(self) -> None:
-        """Settles what the chain has decided, and brings the age metrics up to date."""
+        """Settles what the chain has decided, and learns which head it holds."""
         if not self._hold_lease():
             return
         self._settle_anchors()
         self._settle_consents()
-        head = self._backend.head()
-        metrics.CHAIN_HEAD_AGE.set(max(0.0, time.time() - head.time_us / 1e6))
+        metrics.mark(metrics.CHAIN_HEAD_AGE, self._backend.head().time_us)
         held = self._backend.read_anchor(self._log_id)
+        self._held_size = held.size if held else 0
+
+    def measure(self) -> None:
+        """Brings the metrics up to date by the store alone, so that ages rise while the chain does not answer."""
+        if not self._hold_lease():
+            metrics.ANCHOR_AGE.set_function(lambda: math.nan)  # whoever holds the lease knows
+            return
         with self._database.transaction(read_only=True) as txn:
-            uncovered = leaves.checkpoint_covering(txn, self._origin, (held.size if held else 0) + 1)
+            if self._held_size is None:
+                known = anchors.held(txn, self._kind, self._log_id.value)
+                self._held_size = known.size if known else 0
+            uncovered = leaves.checkpoint_covering(txn, self._origin, self._held_size + 1)
             counts = {count.destination: count.number for count in outbox.waiting(txn)}
         metrics.OUTBOX_WAITING.labels(CHAIN_DESTINATION).set(counts.get(CHAIN_DESTINATION, 0))
-        metrics.ANCHOR_AGE.set(max(0.0, time.time() - uncovered.signed_us / 1e6) if uncovered else 0.0)
+        if uncovered is None:
+            metrics.ANCHOR_AGE.set_function(lambda: 0.0)
+        else:
+            metrics.mark(metrics.ANCHOR_AGE, uncovered.signed_us)
 
     def _settle_anchors(self) -> list[Settlement]:
         return settle(self._backend, AnchorOutbox(self._database, self._kind))

@@ -27,6 +27,7 @@ _LATEST: Final = Statement(
 _COVERING: Final = Statement(
     sa.select(t).where(_of, _settled, t.c.size >= sa.bindparam("size")).order_by(t.c.size, t.c.anchor_key).limit(1)
 )
+_HELD: Final = Statement(sa.select(t).where(_of, _settled).order_by(t.c.size.desc(), t.c.anchor_key.desc()).limit(1))
 
 
 def write(txn: Transaction, row: AnchorRow) -> None:
@@ -42,6 +43,12 @@ def unsettled(txn: Transaction, backend: str) -> list[AnchorRow]:
 def latest(txn: Transaction, backend: str, log_id: bytes) -> AnchorRow | None:
     """The anchor of the greatest size that is not lost."""
     rows = txn.execute(_LATEST, {"backend": backend, "log_id": log_id})
+    return AnchorRow._make(rows[0]) if rows else None
+
+
+def held(txn: Transaction, backend: str, log_id: bytes) -> AnchorRow | None:
+    """The included or final anchor of the greatest size: what the chain was last known to hold."""
+    rows = txn.execute(_HELD, {"backend": backend, "log_id": log_id})
     return AnchorRow._make(rows[0]) if rows else None
 
 
