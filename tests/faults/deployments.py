@@ -18,12 +18,15 @@ import yaml
 from bridge.cli.deployment import Deployment, open_deployment
 from bridge.config.load import load_settings
 from bridge.keys.files import create_key_file
+from bridge.ledger.chain import LogId
 from bridge.store import leaves, positions, raw_messages
 from bridge.store.database import Database, open_database
 from bridge.store.migrate import migrate
 from bridge.synth.feed import SynthMessage
 from bridge.synth.region import Region
+from tests.contract.chain_harness import deploy, evm_settings
 from tests.reference import ROOT
+from tests.services.anvil import Anvil
 from tests.services.kafka import Kafka
 from tests.services.process import Server, free_port
 
@@ -244,3 +247,27 @@ def run_to_end(role: Role, timeout_seconds: float = 30) -> int:
     """SIGTERM, and the exit code."""
     role.terminate()
     return role.wait(timeout_seconds)
+
+
+def evm_chain(anvil: Anvil, folder: Path) -> dict[str, Any]:
+    """The section ``chain`` for a contract of the test's own."""
+    folder.mkdir()
+    contract = deploy(anvil, folder / "deployer")
+    evm_settings(anvil, folder)
+    return {
+        "adapter": "evm",
+        "url": anvil.url,
+        "chain_id": anvil.chain_id,
+        "contract": contract,
+        "anchor_key": {"file": str(folder / "anchor.key")},
+        "consent_key": {"file": str(folder / "consent.key")},
+        "anchor_interval_seconds": 1,
+    }
+
+
+def anchored(bridge: Bridge) -> bool:
+    """Whether the chain holds the newest head of the log."""
+    with bridge.database() as database:
+        size = log_size(database)
+    held = bridge.deployment().chain().read_anchor(LogId.of_origin(ORIGIN))
+    return held is not None and held.size == size

@@ -7,33 +7,25 @@ run of the same feed, and checks it by itself. The short feeds take about two mi
 
 from __future__ import annotations
 
-import asyncio
 import random
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from adapters.sources.mllp_client import MllpSender
-from bridge.errors import Unavailable, Unsupported
-from bridge.ledger.chain import LogId
 from bridge.synth.feed import SynthMessage
-from tests.contract.chain_harness import deploy, evm_settings
 from tests.faults.deployments import (
-    ORIGIN,
-    SITES,
     Bridge,
     Role,
     Topics,
+    anchored,
+    evm_chain,
     feed,
     kafka_sources,
-    log_size,
     received,
     run_to_end,
     signed,
@@ -41,10 +33,10 @@ from tests.faults.deployments import (
     waiting,
 )
 from tests.faults.oracle import Snapshot, differences, outcome_differences, read, violations
+from tests.faults.senders import Hospitals, free_ports, mllp_listeners
 from tests.services.anvil import Anvil
 from tests.services.kafka import Kafka
 from tests.services.postgres import Postgres
-from tests.services.process import free_port
 
 pytestmark = pytest.mark.ci
 
@@ -156,30 +148,6 @@ def worker_lives(rng: random.Random, times: int) -> list[str]:
     return lives
 
 
-def evm_chain(anvil: Anvil, folder: Path) -> dict[str, Any]:
-    """The section ``chain`` for a contract of the test's own."""
-    folder.mkdir()
-    contract = deploy(anvil, folder / "deployer")
-    evm_settings(anvil, folder)
-    return {
-        "adapter": "evm",
-        "url": anvil.url,
-        "chain_id": anvil.chain_id,
-        "contract": contract,
-        "anchor_key": {"file": str(folder / "anchor.key")},
-        "consent_key": {"file": str(folder / "consent.key")},
-        "anchor_interval_seconds": 1,
-    }
-
-
-def anchored(bridge: Bridge) -> bool:
-    """Whether the chain holds the newest head of the log."""
-    with bridge.database() as database:
-        size = log_size(database)
-    held = bridge.deployment().chain().read_anchor(LogId.of_origin(ORIGIN))
-    return held is not None and held.size == size
-
-
 def on_kafka(messages: int, times: int, tmp_path: Path, kafka: Kafka, postgres: Postgres, anvil: Anvil) -> None:
     rng = random.Random(messages)
     topics = Topics(kafka)
@@ -202,8 +170,11 @@ def on_kafka(messages: int, times: int, tmp_path: Path, kafka: Kafka, postgres: 
     ]
     portions = Portions(feed(messages), 80)
     kills = campaign(slots, rng, lambda: topics.send(portions.next()))
-    print(f"kills: {sum(kills.values())} {dict(kills)}; between the commits: {killed_between(harassed)}")
+    with harassed.database() as database:
+        meanwhile = received(database)
     topics.send(portions.rest())
+    told = f"{dict(kills)}; between the commits: {killed_between(harassed)}"
+    print(f"kills: {sum(kills.values())} {told}; meanwhile {meanwhile} of {messages} messages")
     roles = [slot.role for slot in slots]
     for role in roles:
         role.begin()
@@ -262,62 +233,6 @@ def test_many_killed_workers_on_kafka_and_postgresql(
 # SQLite, the embedded queue, everything in one process
 
 
-class Hospitals:
-    """Senders over MLLP, one connection a site: each message is sent until it is answered."""
-
-    def __init__(self, messages: Sequence[SynthMessage], ports: dict[str, int]) -> None:
-        self.answered = 0
-        self.repeated = 0
-        self._allowed = 0
-        self._messages = list(enumerate(messages))
-        self._ports = ports
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
-        self._thread.start()
-
-    def allow(self, count: int) -> None:
-        """Lets the first ``count`` messages of the feed go."""
-        self._allowed = count
-
-    def join(self) -> None:
-        """Waits until all is answered."""
-        self._thread.join(120)
-        assert self.answered == len(self._messages)
-
-    async def _run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for site in SITES:
-                group.create_task(self._site(site))
-
-    async def _site(self, site: str) -> None:
-        sender = MllpSender("127.0.0.1", self._ports[site], timeout_seconds=60)
-        for number, message in self._messages:
-            if message.site != site:
-                continue
-            while number >= self._allowed:  # noqa: ASYNC110 - another thread allows
-                await asyncio.sleep(0.05)
-            while not await self._sent(sender, message):
-                self.repeated += 1
-                await asyncio.sleep(0.1)
-            self.answered += 1
-        await sender.close()
-
-    async def _sent(self, sender: MllpSender, message: SynthMessage) -> bool:
-        try:
-            answer = await sender.send(message.content)
-        except Unavailable:
-            return False
-        except Unsupported:
-            return True  # it answers in the character set that the message claims, which nobody can read
-        return answer.code in {"AA", "AR"}
-
-
-def mllp_listeners(ports: dict[str, int]) -> dict[str, Any]:
-    """The section ``listeners`` with a port for each site."""
-    return {
-        "listeners": [{"name": site, "adapter": "mllp", "site": site, "port": port} for site, port in ports.items()]
-    }
-
-
 def embedded_lives(rng: random.Random, times: int) -> list[str]:
     """At each boundary of every role ``times`` times, and at random."""
     points = [
@@ -337,7 +252,7 @@ def embedded_lives(rng: random.Random, times: int) -> list[str]:
 
 def embedded(messages: int, times: int, tmp_path: Path) -> None:
     rng = random.Random(messages)
-    ports = {site: free_port() for site in SITES}
+    ports = free_ports()
     limits = {"limits": {"batch_messages": 20}}
     harassed = Bridge(tmp_path / "harassed", f"sqlite:///{tmp_path}/harassed.db", **limits, **mllp_listeners(ports))
     portions = Portions(feed(messages), 110 * times)
@@ -349,7 +264,8 @@ def embedded(messages: int, times: int, tmp_path: Path) -> None:
 
     slot = Slot(harassed.role("up"), embedded_lives(rng, times), (2.5, 5))
     kills = campaign([slot], rng, more)
-    print(f"kills: {sum(kills.values())} {dict(kills)}; sent again: {hospitals.repeated}")
+    told = f"{dict(kills)}; meanwhile {hospitals.answered} of {messages} messages"
+    print(f"kills: {sum(kills.values())} {told}, {hospitals.repeated} attempts in vain")
     other = finish_embedded(harassed, slot.role, hospitals, messages)
     quiet = Bridge(
         tmp_path / "quiet",
