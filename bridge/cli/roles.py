@@ -6,6 +6,7 @@ SIGTERM and SIGINT ask everyone to stop; a role that fails for good stops the ot
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -41,6 +42,7 @@ def run_roles(roles: Sequence[Role], stop: Stop, *, stop_seconds: float) -> None
         Fault: ``role-broken`` for a failure that is none of ours; ``roles-not-stopped``.
     """
     failures: list[BridgeError] = []
+    _settle_memory()
 
     def guarded(role: Role) -> None:
         assert role.run is not None
@@ -64,6 +66,16 @@ def run_roles(roles: Sequence[Role], stop: Stop, *, stop_seconds: float) -> None
     late = [thread.name for thread in threads if thread.is_alive()]
     if late:
         raise Fault("roles-not-stopped", f"These roles did not finish in time: {', '.join(late)}.")
+
+
+def _settle_memory() -> None:
+    """Spares the garbage collector what lives as long as the process (compiled mappings, modules).
+
+    Messages leave little cyclic garbage; walking everything alive after each 700 allocations cost a third of applying them.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 async def _serve(roles: Sequence[Role], stop: Stop, failures: list[BridgeError]) -> None:
