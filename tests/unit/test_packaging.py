@@ -103,7 +103,7 @@ def test_every_entry_point_of_the_project_can_be_loaded() -> None:
 @pytest.mark.ci
 @pytest.mark.timeout(900)
 def test_the_wheel_runs_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -> None:
-    """Installed from the runtime lock alone, outside the tree, the command answers: nothing leans on the checkout."""
+    """Installed from the runtime lock alone, outside the tree, the demonstration holds: nothing leans on the checkout."""
     environment = tmp_path / "environment"
     python = environment / "bin" / "python"
     uv = shutil.which("uv")
@@ -119,13 +119,14 @@ def test_the_wheel_runs_in_an_environment_of_its_own(wheel: Path, tmp_path: Path
     elsewhere.mkdir()
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HIEBRIDGE"))}
 
-    done = subprocess.run(
-        [str(environment / "bin" / "hiebridge"), "--version"],
-        cwd=elsewhere,
-        env=clean,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    def hiebridge(*arguments: str) -> subprocess.CompletedProcess[str]:
+        program = str(environment / "bin" / "hiebridge")
+        return subprocess.run(
+            [program, *arguments], cwd=elsewhere, env=clean, capture_output=True, text=True, check=False
+        )
 
-    assert (done.returncode, VERSION in done.stdout) == (0, True), done.stderr
+    version = hiebridge("--version")
+    assert (version.returncode, VERSION in version.stdout) == (0, True), version.stderr
+    shown = hiebridge("demo")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert str(ROOT) not in (elsewhere / ".demo" / "bridge.yaml").read_text(encoding="utf-8")
