@@ -116,12 +116,13 @@ def open_destination(address: str) -> Destination:
     return Sent(intake)
 
 
-def _kafka(parts: SplitResult) -> dict[str, Any]:
-    return {"bootstrap_servers": parts.netloc.split(","), "topic": parts.path.strip("/")}
+def _kafka(parts: SplitResult) -> dict[str, Any] | None:
+    topic = parts.path.strip("/")
+    return {"bootstrap_servers": parts.netloc.split(","), "topic": topic} if parts.netloc and topic else None
 
 
-def _mllp(parts: SplitResult) -> dict[str, Any]:
-    return {"host": parts.hostname, "port": parts.port}
+def _mllp(parts: SplitResult) -> dict[str, Any] | None:
+    return {"host": parts.hostname, "port": parts.port} if parts.hostname and parts.port else None
 
 
 _SETTINGS: Final = {"kafka": _kafka, "mllp": _mllp}

@@ -21,11 +21,11 @@ from bridge.errors import BridgeError
 from bridge.telemetry.logs import LEVELS, configure_logging, log_uncaught, take_over_process
 
 COMMANDS: Final[Mapping[str, str]] = {
-    "work": "Bring messages into the store.",
+    "work": "Work sources and the embedded queue off.",
     "up": "Run every role in one process.",
     "serve": "Serve the FHIR API.",
     "listen": "Receive messages over MLLP and from folders.",
-    "anchor": "Number leaves, sign checkpoints, anchor them.",
+    "anchor": "Number leaves, sign checkpoints, and take heads and consent words to the chain.",
     "migrate": "Bring the store's schema up to date.",
     "demo": "Show the whole road on a hospital's morning.",
     "convert": "Print the FHIR Bundle that a file of HL7 v2 messages or a FHIR resource becomes.",

@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
-from bridge.cli.deployment import Deployment, open_deployment
+from bridge.cli.deployment import open_deployment
 from bridge.cli.errors import CHECK_FAILED, described
 from bridge.cli.invocation import Invocation, json_option, pass_invocation
+from bridge.cli.stores import opened_store
 from bridge.errors import BridgeError, Incorrect
 from bridge.pipeline.batch import Verdict
 from bridge.pipeline.replay import Replayer, letter, open_letters, paused_sources, resolve, resume
@@ -59,7 +60,7 @@ def list_command(invocation: Invocation, state: str, source: str | None, limit: 
     wanted = None if state == "all" else DeadState(state)
     page: dict[str, Any] = {"limit": limit} | ({"before_key": before} if before is not None else {})
     deployment = open_deployment(invocation.settings())
-    with deployment.database(read_only=True) as database:
+    with opened_store(deployment, read_only=True) as database:
         with database.transaction(read_only=True) as txn:
             rows = dead_letters.list_letters(txn, state=wanted, source=source, **page)
         paused = list(paused_sources(database))
@@ -81,13 +82,13 @@ def show(invocation: Invocation, id_: int) -> None:
       $ hiebridge deadletters show 17
     """  # noqa: D301 - click's mark
     deployment = open_deployment(invocation.settings())
-    with deployment.database(read_only=True) as database, database.transaction(read_only=True) as txn:
+    with opened_store(deployment, read_only=True) as database, database.transaction(read_only=True) as txn:
         row = letter(txn, id_)
         held = restrictions.of_dead_letters(txn, [id_])
     open_restrictions = sum(1 for each in held if each.state == "open")
     said = _described(row) | {"open_restrictions": open_restrictions}
     width = max(map(len, said))
-    lines = [f"{name:{width}}  {_text(value)}" for name, value in said.items() if value not in {None, ""}]
+    lines = [f"{name:{width}}  {_text(value)}" for name, value in said.items() if value is not None and value != ""]
     invocation.answer(said, "\n".join(lines))
 
 
@@ -114,7 +115,7 @@ def replay(
     if bool(ids) is everything or (source and not everything):
         raise Incorrect("dead-letters-unnamed", "name dead letters by id, or --all", remedy="--source goes with --all.")
     deployment = open_deployment(invocation.settings())
-    with deployment.database() as database:
+    with opened_store(deployment) as database:
         replayer = Replayer(database, deployment.keys, deployment.preparer(), deployment.batcher(database))
         keys = ids or open_letters(database, source)
         done = [(key, _attempt(replayer, key, by, reason)) for key in keys]
@@ -139,7 +140,7 @@ def resolve_command(invocation: Invocation, ids: tuple[int, ...], reason: str, b
     """  # noqa: D301 - click's mark
     if not ids:
         raise Incorrect("dead-letters-unnamed", "name the dead letters to close", remedy="List them first.")
-    with _opened(invocation).database() as database:
+    with opened_store(open_deployment(invocation.settings())) as database:
         lifted = {key: resolve(database, key, by=by, reason=reason) for key in dict.fromkeys(ids)}
     said = [{"id": key, "restrictions_lifted": number} for key, number in lifted.items()]
     lines = [f"{key}: resolved; {number} restrictions lifted" for key, number in lifted.items()]
@@ -158,13 +159,9 @@ def resume_command(invocation: Invocation, source: str, reason: str) -> None:
     Example:
       $ hiebridge deadletters resume adt --reason "patient found and restricted by hand"
     """  # noqa: D301 - click's mark
-    with _opened(invocation).database() as database:
+    with opened_store(open_deployment(invocation.settings())) as database:
         resume(database, source, reason)
     invocation.answer({"resumed": source}, f"{source}: goes on")
-
-
-def _opened(invocation: Invocation) -> Deployment:
-    return open_deployment(invocation.settings())
 
 
 def _attempt(replayer: Replayer, key: int, by: str, reason: str) -> Verdict | BridgeError:

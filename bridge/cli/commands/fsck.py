@@ -10,6 +10,7 @@ from bridge.access.journal import record_bytes
 from bridge.cli.deployment import Deployment, open_deployment
 from bridge.cli.errors import CHECK_FAILED
 from bridge.cli.invocation import Invocation, json_option, pass_invocation
+from bridge.cli.stores import opened_store
 from bridge.ledger.watermark import FileWatermark
 from bridge.pipeline.findings import Finding, Tally
 from bridge.pipeline.fsck import Fsck
@@ -38,7 +39,7 @@ def command(invocation: Invocation, without_chain: bool, limit: int) -> int:
     origin = deployment.origin
     chain = None if without_chain else deployment.chain()
     try:
-        with deployment.database(read_only=True) as database:
+        with opened_store(deployment, read_only=True) as database:
             check = Fsck(
                 database,
                 deployment.keys,

@@ -9,6 +9,7 @@ import click
 from bridge.cli.deployment import open_deployment
 from bridge.cli.files import write_text
 from bridge.cli.invocation import Invocation, json_option, pass_invocation
+from bridge.cli.stores import opened_store
 from bridge.errors import Incorrect
 from bridge.fhir.references import parse_reference
 from bridge.pipeline.proving import prove
@@ -38,7 +39,7 @@ def command(invocation: Invocation, resource: str, output: Path, version: int | 
     log_key = deployment.log_key()
     chain = None if without_chain else deployment.chain()
     try:
-        with deployment.database(read_only=True) as database:
+        with opened_store(deployment, read_only=True) as database:
             proved = prove(database, deployment.keys, log_key, chain, (target.type, target.id), version)
     finally:
         if chain is not None:
