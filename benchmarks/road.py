@@ -21,7 +21,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,11 +32,18 @@ sys.path.insert(0, str(ROOT))
 import psycopg  # noqa: E402 - runs from a checkout
 from kafka import KafkaProducer  # noqa: E402
 
+from bridge.cli.deployment import open_deployment  # noqa: E402
+from bridge.cli.roles import settle_memory  # noqa: E402
+from bridge.config.load import load_settings  # noqa: E402
+from bridge.pipeline.batch import Item, Place  # noqa: E402
+from bridge.pipeline.ports import Partition, RawMessage  # noqa: E402
+from bridge.store import positions  # noqa: E402
 from bridge.store.migrate import migrate  # noqa: E402
 from bridge.synth.region import Region  # noqa: E402
+from bridge.telemetry.metrics import exposition  # noqa: E402
+from bridge.telemetry.stop import Stop  # noqa: E402
 from tests.contract import chain_harness  # noqa: E402
 from tests.services import anvil, kafka, postgres  # noqa: E402
-from tests.services.process import free_port  # noqa: E402
 
 SITES = ("st-olave", "queensbridge", "hollin-cross", "rivermoor", "vale-laboratory")
 BUDGET_US = {
@@ -81,10 +87,9 @@ class Bridge:
     def __init__(self, folder: Path, broker: kafka.Kafka, database: str, node: anvil.Anvil) -> None:
         self.folder = folder
         self.database = database
-        self.metrics_port = free_port()
         self.topics = {site: broker.create_topic(f"{site}-{os.getpid()}", partitions=2) for site in SITES}
         contract = chain_harness.deploy(node, folder / "deploy")
-        chain = chain_harness.evm_settings(node, folder)
+        chain_harness.evm_settings(node, folder)  # writes the keys of two funded senders
         config = {
             "deployment": {
                 "name": "bench",
@@ -118,7 +123,6 @@ class Bridge:
             "consent": {"default_policy": "permit"},
             "telemetry": {"log_level": "warning"},
         }
-        del chain
         self.config = folder / "bridge.json"
         self.config.write_text(json.dumps(config))  # JSON is YAML
         self.run("keys", "init", str(folder / "keys.json"))
@@ -139,25 +143,41 @@ class Bridge:
 
     @contextmanager
     def role(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
-        environment = dict(os.environ)
-        if name == "work":
-            environment["HIEBRIDGE__TELEMETRY__METRICS_PORT"] = str(self.metrics_port)
         with (self.folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(self.command(name), cwd=ROOT, env=environment, stderr=log)
+            process = subprocess.Popen(self.command(name), cwd=ROOT, stderr=log)
         try:
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
 
-    def stage_microseconds(self) -> dict[str, float]:
-        """Mean time a message spent in each stage, as the worker's metrics say."""
-        text = urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5).read().decode()
-        sums = dict(re.findall(r'hiebridge_stage_seconds_sum\{stage="([^"]+)"\} (\S+)', text))
-        counts = dict(re.findall(r'hiebridge_stage_seconds_count\{stage="([^"]+)"\} (\S+)', text))
-        return {
-            stage: round(float(sums[stage]) / float(counts[stage]) * 1e6, 1) for stage in sums if float(counts[stage])
-        }
+
+def stage_microseconds(bridge: Bridge, server: postgres.Postgres, feed: list[Any]) -> dict[str, float]:
+    """Mean time of a message in each stage, on one thread that has the interpreter to itself, into a database of its own.
+
+    In the worker of the whole road a thread for each source waits for the interpreter in the middle of a stage.
+    """
+    url = server.create_database()
+    migrate(url)
+    settings = load_settings(bridge.config, {"HIEBRIDGE__STORE__URL": url})
+    deployment = open_deployment(settings)
+    preparer, stop = deployment.preparer(), Stop()
+    settle_memory()
+    with deployment.database() as database:
+        with database.transaction() as txn:
+            epoch = positions.claim(txn, "all", "one", 0).epoch
+        batcher, place = deployment.batcher(database), Place(Partition("all", "one", 0), 0, epoch)
+        for start in range(0, len(feed), 100):
+            raws = [
+                RawMessage(m.site, m.content, None, m.key, time.time_ns() // 1000) for m in feed[start : start + 100]
+            ]
+            items = [Item(preparer.prepare(raw), offset=start + number) for number, raw in enumerate(raws)]
+            batcher.store(items, place, stop)
+            place = Place(place.partition, start + len(items), epoch)
+    text = exposition().decode()
+    sums = dict(re.findall(r'hiebridge_stage_seconds_sum\{stage="([^"]+)"\} (\S+)', text))
+    counts = dict(re.findall(r'hiebridge_stage_seconds_count\{stage="([^"]+)"\} (\S+)', text))
+    return {stage: round(float(sums[stage]) / float(counts[stage]) * 1e6) for stage in sums if float(counts[stage])}
 
 
 def produce(bridge: Bridge, broker: kafka.Kafka, feed: list[Any], rate: float | None = None) -> dict[str, int]:
@@ -229,6 +249,7 @@ def measure(messages: int, rated_seconds: float) -> dict[str, Any]:
         feed = list(Region(seed=1, patients=people, messages=messages + int(rated_seconds * 600)))
         backlog, rest = feed[:messages], feed[messages:]
         produce(bridge, broker, backlog)
+        stages = stage_microseconds(bridge, server, backlog[:2000])
         pids = {"broker": broker.pid, "database": server.pid, "chain node": node.pid}
         with psycopg.connect(bridge.database, autocommit=True) as connection, bridge.role("anchor") as anchor:
             pids["anchor"] = anchor.pid
@@ -249,7 +270,6 @@ def measure(messages: int, rated_seconds: float) -> dict[str, Any]:
                 after = {name: cpu_seconds(pid) for name, pid in pids.items()}
                 worked = messages - begun
                 rate = worked / (ended - at)
-                stages = bridge.stage_microseconds()
                 rated = rest[: int(rated_seconds * rate / 2)]
                 sent = produce(bridge, broker, rated, rate / 2)
                 wait_for(connection, messages + len(rated), 60)

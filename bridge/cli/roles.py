@@ -42,7 +42,7 @@ def run_roles(roles: Sequence[Role], stop: Stop, *, stop_seconds: float) -> None
         Fault: ``role-broken`` for a failure that is none of ours; ``roles-not-stopped``.
     """
     failures: list[BridgeError] = []
-    _settle_memory()
+    settle_memory()
 
     def guarded(role: Role) -> None:
         assert role.run is not None
@@ -68,7 +68,7 @@ def run_roles(roles: Sequence[Role], stop: Stop, *, stop_seconds: float) -> None
         raise Fault("roles-not-stopped", f"These roles did not finish in time: {', '.join(late)}.")
 
 
-def _settle_memory() -> None:
+def settle_memory() -> None:
     """Spares the garbage collector what lives as long as the process (compiled mappings, modules).
 
     Messages leave little cyclic garbage; walking everything alive after each 700 allocations cost a third of applying them.
