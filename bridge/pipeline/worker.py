@@ -43,6 +43,7 @@ class SourceWorker:
         self._places: dict[Partition, Place] = {}
         self._committed: dict[Partition, int] = {}
         self._paused = False
+        self._held: set[Partition] = set()  # partitions that the source was told to pause
 
     def run(self, stop: Stop) -> None:
         """Works until ``stop`` is set; reopens the source when its brokers go away and come back."""
@@ -66,9 +67,8 @@ class SourceWorker:
                 position = positions.claim(txn, partition.source, partition.topic_id, partition.number)
                 self._places[partition] = Place(partition, position.next_offset, position.epoch)
                 offsets[partition] = position.next_offset
+        self._held.difference_update(partitions)
         _log.info("partitions-assigned", source=self._source.name, partitions=[p.number for p in partitions])
-        if self._paused:
-            self._source.pause(partitions)
         return offsets
 
     def revoked(self, partitions: Sequence[Partition]) -> None:
@@ -76,6 +76,7 @@ class SourceWorker:
         for partition in partitions:
             self._places.pop(partition, None)
             self._committed.pop(partition, None)
+            self._held.discard(partition)
         _log.info("partitions-revoked", source=self._source.name, partitions=[p.number for p in partitions])
 
     lost = revoked
@@ -87,6 +88,7 @@ class SourceWorker:
             if now - controlled_at >= _CONTROL_INTERVAL_SECONDS:
                 self._obey()
                 controlled_at = now
+            self._hold()
             fetched = self._source.poll(self._batch_messages, _POLL_SECONDS)
             for batch in _by_partition(fetched):
                 self._batch(batch, stop)
@@ -138,12 +140,18 @@ class SourceWorker:
     def _obey(self) -> None:
         with self._database.transaction(read_only=True) as txn:
             wanted = self._source.name in source_control.paused(txn)
-        if wanted is self._paused:
-            return
-        self._paused = wanted
-        partitions = list(self._places)
-        (self._source.pause if wanted else self._source.resume)(partitions)
-        _log.warning("source-paused" if wanted else "source-resumed", source=self._source.name)
+        if wanted is not self._paused:
+            self._paused = wanted
+            _log.warning("source-paused" if wanted else "source-resumed", source=self._source.name)
+
+    def _hold(self) -> None:
+        """Pauses what was assigned since the last poll too: a rebalance must not let a paused source go on."""
+        if self._paused and self._held != self._places.keys():
+            self._source.pause(list(self._places))
+            self._held = set(self._places)
+        elif not self._paused and self._held:
+            self._source.resume(list(self._held))
+            self._held.clear()
 
     def _close(self) -> None:
         try:
@@ -154,6 +162,7 @@ class SourceWorker:
         self._source.close()
         self._places.clear()
         self._committed.clear()
+        self._held.clear()
 
 
 def report(source: str, verdicts: Sequence[Verdict]) -> None:
