@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from bridge.errors import BridgeError, Conflict
+from bridge.errors import BridgeError, Conflict, Fault
 from bridge.keys.envelope import Envelope
 from bridge.mapping.operations import IdentityKey, Merge
 from bridge.pipeline.ports import Partition
@@ -163,6 +163,13 @@ class Batcher:
                 if not error.transient:
                     raise
                 _log.warning("batch-retried", code=error.code, messages=len(part))
+            except Exception as error:
+                # Whatever one message does to the code after its own stage, the others go on: halving finds it.
+                raise Fault(
+                    "record-failed",
+                    f"Recording the message failed ({type(error).__name__}).",
+                    remedy="Report it with its structure.",
+                ) from error
             if stop.wait(pause):
                 return None
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

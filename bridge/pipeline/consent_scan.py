@@ -33,13 +33,16 @@ def carries_consent(content: bytes, kind: ContentKind) -> bool:
 
 
 def patients_named(raw: RawMessage, kind: ContentKind, site: Site) -> tuple[IdentityKey, ...]:
-    """Every name of a patient that the bytes or the partitioning key may hold, without repeats."""
+    """Every name of a patient that the bytes or the partitioning key may hold, without repeats.
+
+    Names that no store can hold (U+0000, half a surrogate pair) are nobody's, and are left out.
+    """
     content = raw.content[:_LIMIT]
     found = list(_in_segments(content, site) if kind is ContentKind.HL7V2 else _in_json(content, site))
     if raw.key:
         value = raw.key.decode("utf-8", "replace").rpartition("|")[2]
         found += [name for authority in site.authorities for name in _names(site, authority, value, "")]
-    return tuple(dict.fromkeys(found))
+    return tuple(name for name in dict.fromkeys(found) if _storable(name.value))
 
 
 def _in_segments(content: bytes, site: Site) -> Iterator[IdentityKey]:
@@ -80,6 +83,10 @@ def _names(site: Site, authority: Authority, value: str, kind: str) -> Iterator[
         return
     for one in dict.fromkeys((kind, *authority.types, "")):
         yield IdentityKey("Patient", authority.system, one, value)
+
+
+def _storable(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _text(raw: bytes) -> str:

@@ -12,13 +12,14 @@ from time import perf_counter
 from typing import Any
 
 from bridge.config.site import Site
-from bridge.errors import BridgeError, Fault, Incorrect
+from bridge.errors import BridgeError, Fault, Incorrect, Unsupported
 from bridge.fhir.json import loads
+from bridge.fhir.search.definitions import definitions
 from bridge.hl7v2.message import Limits, Message, parse
 from bridge.keys.envelope import Envelope, seal
 from bridge.keys.ports import KeyWrapper
 from bridge.mapping.convert import convert, event_of
-from bridge.mapping.fhir_input import convert_fhir
+from bridge.mapping.fhir_input import RESOURCE_TYPES, convert_fhir
 from bridge.mapping.operations import Conversion, IdentityKey, Merge, TargetReference, Upsert
 from bridge.mapping.rules import Rules
 from bridge.pipeline.consent_scan import carries_consent, patients_named
@@ -26,7 +27,10 @@ from bridge.pipeline.ports import ContentKind, RawMessage
 from bridge.store.rows import SeenKey
 from bridge.telemetry import metrics
 
-_SEGMENT_NAME = re.compile(rb"(?:^|[\r\n])[\x0b]?([A-Z][A-Z0-9]{2})(?=[^A-Za-z0-9\s]|[\r\n]|$)")
+_SEPARATOR = re.compile(rb"MSH([^A-Za-z0-9\s])")
+_SEGMENT_NAME = rb"(?:^|[\r\n])[\x0b]?([A-Z][A-Z0-9]{2})(?=%s)"
+# Where fields are shifted, a name may stand in MSH-9: what has not the form of an event is not shown as one.
+_EVENT = re.compile(r"[A-Z][A-Z0-9]{2}\^(?:[A-Z][A-Z0-9][0-9])?")
 
 
 class Stage(StrEnum):
@@ -122,7 +126,8 @@ class Preparer:
                 started = perf_counter()
                 message = parse(raw.content, charset=site.charset, limits=self._limits)
                 event = event_of(message)
-                prepared = replace(prepared, event=event, seen=self._seen_hl7(raw, site, message))
+                shown = event if _EVENT.fullmatch(event) else ""
+                prepared = replace(prepared, event=shown, seen=self._seen_hl7(raw, site, message))
                 metrics.STAGE_SECONDS.labels(metrics.Stage.READ).observe(perf_counter() - started)
                 if event not in site.events.allowed:
                     return prepared
@@ -134,12 +139,14 @@ class Preparer:
                 metrics.STAGE_SECONDS.labels(metrics.Stage.CONVERT).observe(perf_counter() - started)
             else:
                 content = loads(raw.content, max_bytes=self._limits.message_bytes)
-                event = f"fhir:{content.get('resourceType', '')}"
+                named = content.get("resourceType")
+                event = f"fhir:{named}" if isinstance(named, str) and named in RESOURCE_TYPES else "fhir:"
                 prepared = replace(
                     prepared, event=event, seen=SeenKey(f"fhir:{raw.source}", "", self._digest(raw.content))
                 )
                 stage = Stage.MAP
                 conversion = joined(convert_fhir(content, site, received_us=raw.received_us))
+                _refuse_types(conversion)
         except BridgeError as error:
             return prepared.failed(error, stage)
         except Exception as error:  # noqa: BLE001 - whatever one message does to the code, the others go on
@@ -204,6 +211,17 @@ def joined(conversions: Sequence[Conversion]) -> Conversion:
     )
 
 
+def _refuse_types(conversion: Conversion) -> None:
+    """Refuses resources of types that are not stored."""
+    stored = definitions()
+    if any(not isinstance(one, Merge) and one.target.resource_type not in stored for one in conversion.operations):
+        raise Unsupported(
+            "type-not-stored",
+            "A resource is of a type that is not stored here.",
+            remedy="Leave such resources out of the feed, or filter them before it.",
+        )
+
+
 def _refuse_zero(conversion: Conversion) -> None:
     """Refuses U+0000 in what a message asks for: FHIR has no such texts (R4 datatypes.html#string), databases cut them."""
     waiting: list[Any] = [*conversion.operations]
@@ -231,7 +249,10 @@ def structure_of(content: bytes, kind: ContentKind) -> str:
     """JSON text that shows how a message is built and nothing of what it says: segment names in order, sizes."""
     shape: dict[str, Any] = {"kind": str(kind), "bytes": len(content)}
     if kind is ContentKind.HL7V2:
-        names = [match.group(1).decode() for match in _SEGMENT_NAME.finditer(content[: 1 << 20])]
+        # Only what is followed by the message's own separator: a line of free text may start with a short name.
+        separator = _SEPARATOR.search(content)
+        pattern = _SEGMENT_NAME % re.escape(separator.group(1)) if separator else None
+        names = [match.decode() for match in re.findall(pattern, content[: 1 << 20])] if pattern else []
         shape["segments"] = names[:200]
         shape["segment_count"] = len(names)
     return json.dumps(shape, separators=(",", ":"))
