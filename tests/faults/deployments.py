@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 import urllib.error
@@ -126,6 +127,12 @@ class Bridge:
     def role(self, name: str, place: str = "", level: str = "info") -> Role:
         """A process of the deployment, not yet started."""
         return Role(self.folder / (place or name), self.config, name, self.trace, level)
+
+    def command(self, *words: str, level: str = "info") -> tuple[int, str]:
+        """Runs a command to its end; answers its exit code and all that it said."""
+        command = [PROGRAM, "--config", str(self.config), "--log-level", level, *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        return done.returncode, done.stdout + done.stderr
 
     def deployment(self) -> Deployment:
         """Its parts, for use in this process."""

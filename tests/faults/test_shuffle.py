@@ -20,8 +20,10 @@ from bridge.store.database import Database
 from bridge.store.rows import DeadState, Outcome
 from bridge.synth.feed import SynthMessage
 from bridge.telemetry.stop import Stop
-from tests.faults.deployments import SITES, Bridge, feed
+from tests.faults.deployments import SITES, Bridge, Topics, feed, kafka_sources, received, run_to_end, until
 from tests.faults.oracle import differences, read, violations
+from tests.services.kafka import Kafka
+from tests.services.postgres import Postgres
 
 FOLDERS = {"listeners": [{"name": site, "adapter": "folder", "site": site, "path": "/nowhere"} for site in SITES]}
 REFUSED = Incorrect("refused-at-first", "A test refuses this message until it is replayed.")
@@ -123,5 +125,49 @@ def test_any_order_any_batches_and_late_replays_give_the_same_content(tmp_path: 
         other = read(work.database, work.keys)
 
     assert replayed == len(refused) >= 25
+    assert violations(other, drained=False) == []
+    assert differences(undisturbed, other) == []
+
+
+def refusing_at_first(messages: Sequence[SynthMessage]) -> dict[str, int]:
+    """Limits under which one in twenty of the covered messages is too long to be taken."""
+    lengths = sorted(len(message.content) for message in messages if message.outcome.value == "stored")
+    return {"message_bytes": lengths[len(lengths) * 19 // 20]}
+
+
+@pytest.mark.ci
+@pytest.mark.timeout(600)
+def test_a_feed_spread_over_partitions_at_random_gives_the_content_of_the_ordered_one(
+    tmp_path: Path, kafka: Kafka, postgres: Postgres
+) -> None:
+    """2,000 messages in random order over 20 partitions and two workers; 5 % are dead letters first and replayed last."""
+    messages = list(feed(2_000))
+    rng = random.Random(7)
+    with pipeline(tmp_path / "ordered") as (ordered, work):
+        in_order(work, messages)
+        undisturbed = read(work.database, work.keys)
+    topics = Topics(kafka, partitions=4)
+    rng.shuffle(messages)
+    topics.send(messages, partition=lambda: rng.randrange(topics.partitions))
+    topics.close()
+    sources = kafka_sources(kafka, topics.names, "shuffled")
+    store, keys, limits = postgres.create_database(), ordered.key_file, refusing_at_first(messages)
+    bridge = Bridge(tmp_path / "shuffled", store, keys=keys, limits=limits, **sources)
+    roles = [bridge.role("work", "work-1"), bridge.role("work", "work-2")]
+    for role in roles:
+        role.begin()
+    with bridge.database() as database:
+        until(lambda: received(database) == len(messages), "all messages received")
+        assert [run_to_end(role) for role in roles] == [0, 0]
+        refused = sum(
+            row["code"] == "message-too-large" for row in read(database, bridge.deployment().keys).tables["dead_letter"]
+        )
+        mended = Bridge(tmp_path / "mended", store, keys=keys, **sources)
+        code, said = mended.command("deadletters", "replay", "--all", "--reason", "the limit was raised", "--json")
+        other = read(database, bridge.deployment().keys)
+
+    assert refused >= 90
+    assert code == 1, said  # those that no limit made dead stay so
+    assert other.totals()["dead"] == undisturbed.totals()["dead"]
     assert violations(other, drained=False) == []
     assert differences(undisturbed, other) == []
