@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -30,6 +30,7 @@ from bridge.telemetry.metrics import DECISIONS
 
 FOREVER_US: Final = 2**63 - 1
 SCAN_ROWS: Final = 2000  # rows looked at for one page; then the page is given as it is, with a link on
+SCAN_STEP: Final = 100  # rows read at once, at least, when the first look did not fill the page
 MAX_NAMED_PATIENTS: Final = 50
 _CODED: Final = ("code", "category", "type", "class")
 
@@ -97,12 +98,13 @@ class _Decided(NamedTuple):
 
 
 class _Body:
-    """A stored body, parsed only if someone looks inside."""
+    """A stored body, parsed only if someone looks inside; ``old``: the row's patient may be another than its own."""
 
-    def __init__(self, kind: str, data: bytes, patient_key: int | None) -> None:
+    def __init__(self, kind: str, data: bytes, patient_key: int | None, *, old: bool = False) -> None:
         self.kind = kind
         self.data = data
         self.patient_key = patient_key
+        self.old = old
 
     @cached_property
     def parsed(self) -> dict[str, Any]:
@@ -110,12 +112,15 @@ class _Body:
 
     def references(self) -> tuple[str, ...]:
         """Patients that the body names, if there may be others than the row's."""
-        if self.patient_key is not None and self.data.count(b"Patient/") <= 1:
+        if self.patient_key is not None and not self.old and self.data.count(b"Patient/") <= 1:
             return ()
         return patients_of(self.parsed) if self.data else ()
 
     def codings(self) -> frozenset[Code]:
         return frozenset(_codings(self.parsed)) if self.data else frozenset()
+
+    def mentioned(self) -> frozenset[Code]:
+        return frozenset(_mentioned(self.parsed)) if self.data else frozenset()
 
 
 def _codings(resource: Mapping[str, Any]) -> Iterable[Code]:
@@ -126,6 +131,18 @@ def _codings(resource: Mapping[str, Any]) -> Iterable[Code]:
                 for coding in item.get("coding", [item]):
                     if isinstance(coding.get("code"), str):
                         yield Code(coding.get("system", ""), coding["code"])
+
+
+def _mentioned(value: Any) -> Iterable[Code]:
+    """Every coding at any depth."""
+    if isinstance(value, dict):
+        if isinstance(value.get("code"), str):
+            system = value.get("system")
+            yield Code(system if isinstance(system, str) else "", value["code"])
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _mentioned(item)
 
 
 class Enforcer:
@@ -160,7 +177,9 @@ class Enforcer:
                 shown = reader.Version(*current[2:6])
                 if version is not None and version != current.version:
                     shown = await reader.version(txn, current.resource_key, version) or _NO_VERSION
-                bodies = [_Body(kind, data, current.patient_key) for data in {current.body, shown.body}]
+                bodies = [_Body(kind, current.body, current.patient_key)]
+                if shown.version != current.version:
+                    bodies.append(_Body(kind, shown.body, current.patient_key, old=True))
                 request = await self._request(txn, trail.principal)
                 decided, facts = await self._decide(txn, request, bodies)
                 if not shown.deleted and all(item.decision.permitted for item in decided):
@@ -197,7 +216,7 @@ class Enforcer:
                 )
                 exhausted = len(versions) < limit
                 outcomes, known = await self._decide(
-                    txn, request, [_Body(kind, item.body, current.patient_key) for item in versions]
+                    txn, request, [_Body(kind, item.body, current.patient_key, old=True) for item in versions]
                 )
                 facts.update(known)
                 for item, outcome in zip(versions, outcomes, strict=True):
@@ -212,13 +231,15 @@ class Enforcer:
     async def search(self, trail: Trail, query: Query, after: Position | None = None) -> Page:
         """One page of what the caller may see of the answer.
 
-        The page is full unless the answer ends or the scan budget is spent; hidden rows leave no gap and no link.
+        The page is full unless the answer ends or the scan budget is spent; hidden rows leave no gap and no link. Lest
+        they spend the budget and so tell of themselves, a patient found closed as a whole is not read any further.
         """
         horizon_us = await self._store.visible_horizon_us() if _polls(query) else FOREVER_US
         wanted = query.count or SCAN_ROWS
         found: list[Found] = []
         decided: list[_Decided] = []
         facts: dict[int, PatientFacts] = {}
+        closed: set[int] = set()
         position, scanned, exhausted = after, 0, False
         async with self._store.read() as txn:
             request = await self._request(txn, trail.principal)
@@ -227,9 +248,15 @@ class Enforcer:
             ]
             allowed = visibility(request, self._policy)
             while len(found) <= wanted and not exhausted and scanned < SCAN_ROWS:
-                limit = min(wanted + 1 - len(found), SCAN_ROWS - scanned)
+                limit = min(max(wanted + 1 - len(found), SCAN_STEP if scanned else 0), SCAN_ROWS - scanned)
                 rows = await reader.search(
-                    txn, query, allowed, patients, after=position, horizon_us=horizon_us, limit=limit
+                    txn,
+                    query,
+                    replace(allowed, closed=frozenset(closed)),
+                    patients,
+                    after=position,
+                    horizon_us=horizon_us,
+                    limit=limit,
                 )
                 exhausted = len(rows) < limit
                 scanned += len(rows)
@@ -241,6 +268,7 @@ class Enforcer:
                 for (row, _), outcome in zip(answering, outcomes, strict=True):
                     if not outcome.decision.permitted:
                         decided.append(outcome)
+                        closed |= _closed(row, outcome, known)
                     else:
                         found.append(row)
                         if len(found) <= wanted:
@@ -296,15 +324,27 @@ class Enforcer:
         if patients is None or any(key not in facts for key in patients):
             return _Decided(ConsentDecision(False, "unknown-patient"), ())
         compartments: list[Compartment] = [facts[key].compartment for key in patients]
-        return _Decided(decide(request, self._policy, compartments, Resource(body.kind, body.codings)), patients)
+        return _Decided(
+            decide(request, self._policy, compartments, Resource(body.kind, body.codings, body.mentioned)), patients
+        )
 
 
+_WHOLE: Final = ("restricted", "other-patient")  # rules that deny whatever the resource
 _NO_VERSION: Final = reader.Version(0, 0, True, b"")
 
 
 def not_found() -> NotFound:
     """The one answer for what is absent and for what is hidden."""
     return NotFound("resource-not-found", "there is no such resource for this caller")
+
+
+def _closed(row: Found, outcome: _Decided, facts: Mapping[int, PatientFacts]) -> set[int]:
+    """The row's patient, if what denied the row denies every row of this type in that compartment."""
+    if row.patient_key is None or outcome.patients != (row.patient_key,):
+        return set()
+    compartment = facts[row.patient_key].compartment
+    whole = outcome.decision.rule in _WHOLE or not any(entry.rule.needs_body for entry in compartment.consents)
+    return {row.patient_key} if whole else set()
 
 
 def _polls(query: Query) -> bool:

@@ -30,6 +30,8 @@ _MAX_TOKEN: Final = 16 * 1024
 _REMEMBERED: Final = 4096  # tokens whose signature need not be computed again
 _REMEMBER_SECONDS: Final = 60  # so long a withdrawn key may still count
 _BRINGS_KEYS: Final = frozenset({"jku", "x5u", "jwk", "x5c", "crit", "b64", "zip", "enc"})
+_LATEST: Final = 1e12  # seconds since the epoch; beyond, and for what is no number, there is no date
+_USERS: Final = frozenset({"Patient", "Person", "Practitioner", "PractitionerRole", "RelatedPerson"})
 _PURPOSE_SYSTEM: Final = "http://terminology.hl7.org/CodeSystem/v3-ActReason"
 
 
@@ -75,14 +77,21 @@ class TokenVerifier:
         settings: issuers and clients.
         keys: each issuer's keys, by ``iss``.
         now: seconds since the epoch.
+        base: address of the FHIR API, under which absolute references are its own.
     """
 
     def __init__(
-        self, settings: AccessSettings, keys: Mapping[str, TokenKeys], now: Callable[[], float] = time.time
+        self,
+        settings: AccessSettings,
+        keys: Mapping[str, TokenKeys],
+        now: Callable[[], float] = time.time,
+        *,
+        base: str = "",
     ) -> None:
         self._settings = settings
         self._keys = keys
         self._now = now
+        self._base = base.rstrip("/")
         self._verified: dict[bytes, tuple[float, Mapping[str, Any]]] = {}
         self._issuers = {issuer.issuer: issuer for issuer in settings.issuers}
         self._clients = {(client.issuer, client.client_id): client for client in settings.clients}
@@ -92,8 +101,8 @@ class TokenVerifier:
 
         Raises:
             Unauthenticated: ``token-…``: malformed, of an unknown issuer, wrongly signed, expired, for someone else.
-            Forbidden: ``client-unknown``; as :class:`Refused`: ``token-profile-mismatch``, ``token-patient``, ``token-without-purpose``,
-                ``purpose-not-registered``.
+            Forbidden: ``client-unknown``; as :class:`Refused`: ``token-profile-mismatch``, ``token-user``, ``token-patient``,
+                ``token-without-purpose``, ``purpose-not-registered``.
             Unavailable: the issuer's keys cannot be had.
         """
         claims = await self._claims(token)
@@ -102,11 +111,12 @@ class TokenVerifier:
             raise Forbidden(
                 "client-unknown", "the token's client has no profile here", remedy="Add it under access.clients."
             )
-        user = parse_reference(_text(claims, "fhirUser"))
-        actor = str(user) if user else f"{claims['iss']}|{_text(claims, 'sub')}"
-        names = frozenset({actor, client.organization, *client.names})
+        user = _user(claims, self._base)
+        actor = user or f"{claims['iss']}|{_text(claims, 'sub')}"
+        names = self._names(claims, client, user)
         try:
             _check_profile(claims, client)
+            _check_user(claims, user)
             patient, purpose = _patient(claims, client), _purpose(claims, client)
         except Refused as refusal:
             refusal.principal = Principal(actor, client, "", names)
@@ -114,6 +124,17 @@ class TokenVerifier:
         if patient and client.role is Role.PATIENT:
             names |= {f"Patient/{patient}"}
         return Principal(actor, client, purpose, names, patient)
+
+    def _names(self, claims: Mapping[str, Any], client: Client, user: str) -> frozenset[str]:
+        """Every name of the caller, also the one that its actor does not go by: a Consent may use either."""
+        names = {client.organization, *client.names}
+        if _text(claims, "sub"):
+            names.add(f"{claims['iss']}|{claims['sub']}")
+        if user:
+            names.add(user)
+        if self._base:
+            names |= {f"{self._base}/{name}" for name in names if parse_reference(name)}
+        return frozenset(names)
 
     async def _claims(self, token: str) -> Mapping[str, Any]:
         """The claims, verified now or within the last minute; times are looked at every time."""
@@ -181,12 +202,31 @@ def _invalid(code: str, why: str) -> Unauthenticated:
 
 
 def _is_time(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LATEST
 
 
 def _text(claims: Mapping[str, Any], name: str) -> str:
     value = claims.get(name)
     return value if isinstance(value, str) else ""
+
+
+def _user(claims: Mapping[str, Any], base: str) -> str:
+    """The person whom ``fhirUser`` names: ``Type/id`` if here (SMART App Launch writes it as a URL), else the URL."""
+    text = _text(claims, "fhirUser")
+    target = parse_reference(text.removeprefix(f"{base}/") if base else text)
+    return str(target) if target else text if text.startswith(("https://", "http://")) else ""
+
+
+def _check_user(claims: Mapping[str, Any], user: str) -> None:
+    """A user that is not understood might be one whom a Consent denies; an organisation is no user."""
+    target = parse_reference(user)
+    if claims.get("fhirUser") in (None, "") or (user and (target is None or target.type in _USERS)):
+        return
+    raise Refused(
+        "token-user",
+        "the token's fhirUser is not a reference to a person",
+        remedy="`fhirUser` is TYPE/ID or a URL of a Practitioner, PractitionerRole, Patient, RelatedPerson or Person.",
+    )
 
 
 def _check_profile(claims: Mapping[str, Any], client: Client) -> None:

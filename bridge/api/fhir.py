@@ -165,7 +165,7 @@ class _Routes:
         trail = await self._begin(request, kind, Interaction.UPDATE)
         self._check_writable(kind)
         self._check_id(fhir_id)
-        if_match = _version_of(request.headers.get("if-match"))
+        if_match = _condition(request.headers.get("if-match"))
         stored = await self._api.writer.update(trail, fhir_id, await _json_body(request), if_match)
         return self._stored(request, stored, 200)
 
@@ -262,6 +262,18 @@ def _version_headers(version: int, last_updated_us: int) -> dict[str, str]:
 def _version_of(header: str | None) -> int | None:
     match = _ETAG.fullmatch(header.strip()) if header else None
     return int(match[1]) if match else None
+
+
+def _condition(header: str | None) -> int | None:
+    """The version that a write asks for; a condition that is not understood must not become none."""
+    version = _version_of(header)
+    if header is not None and version is None:
+        raise Incorrect(
+            "if-match-invalid",
+            "If-Match is not one entity tag of a version",
+            remedy='Send the ETag as it was read: W/"1".',
+        )
+    return version
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:

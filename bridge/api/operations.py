@@ -14,10 +14,12 @@ Check = Callable[[], Awaitable[None]]
 Checkpoint = Callable[[], Awaitable[str | None]]
 
 
-def create_operations_app(checks: Mapping[str, Check], checkpoint: Checkpoint) -> FastAPI:
-    """``/live``, ``/ready``, ``/metrics``, ``/log/checkpoint``.
+def create_operations_app(checks: Mapping[str, Check], checkpoint: Checkpoint, *, metrics: bool) -> FastAPI:
+    """``/live``, ``/ready``, ``/log/checkpoint``, and ``/metrics`` if asked for.
 
     Args:
+        metrics: only where callers of the API cannot come: decisions are counted, so that whoever reads one resource
+            and then the count would know whether it is hidden or absent.
         checks: by name, each raising a BridgeError while its part is not ready.
         checkpoint: the newest signed checkpoint (C2SP note), None before the first.
     """
@@ -38,7 +40,7 @@ def create_operations_app(checks: Mapping[str, Check], checkpoint: Checkpoint) -
         waiting = any(state != "ready" for state in states.values())
         return Response(dumps(states), 503 if waiting else 200, media_type="application/json")
 
-    async def metrics() -> Response:
+    async def measures() -> Response:
         return Response(exposition(), media_type=CONTENT_TYPE)
 
     async def newest() -> Response:
@@ -47,6 +49,7 @@ def create_operations_app(checks: Mapping[str, Check], checkpoint: Checkpoint) -
             return Response(b"", 404, media_type="text/plain; charset=utf-8")
         return Response(note.encode(), media_type="text/plain; charset=utf-8", headers={"Cache-Control": "no-store"})
 
-    for path, handler in (("/live", live), ("/ready", ready), ("/metrics", metrics), ("/log/checkpoint", newest)):
+    routes = [("/live", live), ("/ready", ready), ("/log/checkpoint", newest)]
+    for path, handler in [*routes, ("/metrics", measures)] if metrics else routes:
         app.add_api_route(path, handler, methods=["GET"], response_model=None)
     return app

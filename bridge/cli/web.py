@@ -22,7 +22,7 @@ from bridge.api.fhir import FhirApi
 from bridge.cli.composition import access_settings
 from bridge.cli.deployment import Deployment
 from bridge.config.adapters import TOKEN_KEYS, load_adapter
-from bridge.config.load import mappings_root
+from bridge.config.load import is_loopback, mappings_root
 from bridge.consent.policy import DefaultPolicy, load_policy
 from bridge.errors import Unavailable
 from bridge.keys.ports import KeyPurpose
@@ -85,7 +85,7 @@ class WebServer:
 
         api = FhirApi(
             base=settings.deployment.fhir_base_url,
-            verifier=TokenVerifier(self._access, token_keys),
+            verifier=TokenVerifier(self._access, token_keys, base=settings.deployment.fhir_base_url),
             enforcer=enforcer,
             writer=ConsentWriter(enforcer, StoreConsentRecorder(store, deployment.recorder())),
             journal=journal,
@@ -93,7 +93,8 @@ class WebServer:
             software_version=version("hie-bridge"),
             request_bytes=settings.api.request_bytes,
         )
-        return create_app(api, checks={"store": store_answers}, checkpoint=checkpoint)
+        metrics = is_loopback(settings.api.host)
+        return create_app(api, checks={"store": store_answers}, checkpoint=checkpoint, metrics=metrics)
 
     def _journal(self, store: AsyncDatabase) -> AccessJournal:
         deployment = self._deployment

@@ -259,7 +259,10 @@ class Telemetry(SettingsModel):
         default="127.0.0.1", description="Address on which roles other than the API serve metrics."
     )
     metrics_port: int | None = Field(
-        default=None, ge=0, le=65535, description="Port for metrics of this process; absent = only the API serves them."
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port for metrics of this process; absent = only the API serves them, and only on loopback.",
     )
 
 

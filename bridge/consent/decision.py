@@ -64,10 +64,18 @@ class Compartment:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """What a decision looks at: the type, and the codings of code, category and type if a rule asks for them."""
+    """What a decision looks at, if a rule asks for it.
+
+    Attributes:
+        type: resource type.
+        codings: the codings of code, category, type and class: what the resource is, as a permit means it.
+        mentioned: the codings anywhere in it, as a deny means them (consent.html: "if this code is found in an instance,
+            then the rule applies"); None = the same.
+    """
 
     type: str
     codings: Callable[[], frozenset[Code]] = field(repr=False)
+    mentioned: Callable[[], frozenset[Code]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +102,13 @@ class Visibility:
         open_types: types that may show though they lie in no compartment.
         without_consent: whether patients with no Consent on file may show.
         own: only these patients, if the caller is one.
+        closed: patients already found to be closed to the caller.
     """
 
     open_types: frozenset[str]
     without_consent: bool
     own: frozenset[int] | None
+    closed: frozenset[int] = frozenset()
 
 
 def visibility(request: AccessRequest, policy: Policy) -> Visibility:
@@ -215,7 +225,8 @@ def _purpose(provision: Provision, request: AccessRequest, policy: Policy) -> bo
 
 
 def _code(provision: Provision, resource: Resource) -> bool:
-    present = resource.codings()
+    look = resource.codings if provision.permit or resource.mentioned is None else resource.mentioned
+    present = look()
     for wanted in provision.codes:
         if wanted in present:
             return True

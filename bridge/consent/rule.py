@@ -17,12 +17,13 @@ import msgspec
 
 from bridge.errors import Incorrect, Unsupported
 from bridge.fhir.dates import MAXIMUM_US, MINIMUM_US, interval_of
-from bridge.fhir.references import patient_of
+from bridge.fhir.references import parse_reference, patient_of
 
 Json = Any
 MAX_DEPTH: Final = 4
 MAX_PROVISIONS: Final = 200
 _RESOURCE_TYPES: Final = "http://hl7.org/fhir/resource-types"
+_URLS: Final = ("https://", "http://")
 _READING: Final = frozenset({"access", "use", "disclose"})
 _OTHER_SCOPES: Final = frozenset({"adr", "treatment"})  # agreements about care, which say nothing about seeing records
 _UNDERSTOOD: Final = frozenset(
@@ -281,10 +282,12 @@ def _actor(item: Mapping[str, Json]) -> list[str]:
 
 
 def _names(reference: Json) -> list[str]:
-    """The names by which a reference says whom it means."""
+    """The names by which a reference says whom it means; what no caller can be called (``#…``, ``urn:…``) is none."""
     if not isinstance(reference, dict):
         return []
-    names = [reference["reference"]] if isinstance(reference.get("reference"), str) else []
+    text = reference.get("reference")
+    target = parse_reference(text) if isinstance(text, str) else None
+    names = [str(target)] if target else [text] if isinstance(text, str) and text.startswith(_URLS) else []
     identifier = reference.get("identifier")
     if isinstance(identifier, dict) and isinstance(identifier.get("value"), str):
         names.append(f"{identifier.get('system', '')}|{identifier['value']}")

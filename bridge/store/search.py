@@ -68,6 +68,15 @@ class _Part(NamedTuple):
     values: dict[str, Any]
 
 
+class _View(NamedTuple):
+    """The shape of a visibility: rows in no compartment, patients without a consent, only own ones, some left out."""
+
+    is_open: bool
+    without_consent: bool
+    only_own: bool
+    some_closed: bool
+
+
 def search_statement(
     dialect: DialectName,
     query: Query,
@@ -100,7 +109,14 @@ def search_statement(
         parameters.update(after_us=after.sort_us, after_key=after.resource_key)
     if visibility.own is not None:
         parameters["own"] = sorted(visibility.own)
-    view = (query.type in visibility.open_types, visibility.without_consent, visibility.own is not None)
+    if visibility.closed:
+        parameters["closed"] = sorted(visibility.closed)
+    view = _View(
+        query.type in visibility.open_types,
+        visibility.without_consent,
+        visibility.own is not None,
+        bool(visibility.closed),
+    )
     statement = _statement(dialect, tuple(shapes), query.sort, view, after is not None)
     return Search(statement, parameters)
 
@@ -168,19 +184,19 @@ def _escape(text: str) -> str:
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=512)  # of at most some 200 kB each: a query's comparisons are counted
 def _statement(
     dialect: DialectName,
     shapes: tuple[tuple[str, ...], ...],
     sort: Sort | None,
-    view: tuple[bool, bool, bool],
+    view: _View,
     continued: bool,
 ) -> Statement:
     version = schema.resource_version.c
     sort_us = _sort_column(sort)
     conditions: list[_Column] = [_r.type == _text("type"), ~_r.deleted]
     conditions += [_condition(dialect, f"c{number}", shape) for number, shape in enumerate(shapes)]
-    conditions += _visible(*view)
+    conditions += _visible(view)
     if (sort and sort.by is SortBy.LAST_UPDATED) or any(shape[0] == "updated" for shape in shapes):
         conditions.append(_r.last_updated_us <= _integer("horizon"))
     descending = sort is not None and sort.descending
@@ -314,15 +330,17 @@ def _date_condition(name: str, shape: tuple[str, ...]) -> _Column:
     )
 
 
-def _visible(is_open: bool, without_consent: bool, only_own: bool) -> list[_Column]:
+def _visible(view: _View) -> list[_Column]:
     """The caller's visibility on columns; rows in no compartment follow their type."""
     patient = _r.patient_key
     restriction, consent = schema.restriction.c, schema.consent_state.c
     closed = sa.exists().where(restriction.patient_key == patient, restriction.state == constant("open"))
     conditions: list[_Column] = [~closed]
-    if only_own:
+    if view.only_own:
         conditions.append(patient.in_(_keys_set("own")))
-    if not without_consent:
+    if view.some_closed:
+        conditions.append(patient.not_in(_keys_set("closed")))
+    if not view.without_consent:
         active = consent.status == constant("active")
         mine, others = schema.person_link.alias("mine"), schema.person_link.alias("others")
         linked: sa.Select[Any] = (
@@ -333,4 +351,4 @@ def _visible(is_open: bool, without_consent: bool, only_own: bool) -> list[_Colu
         )
         conditions.append(sa.or_(sa.exists().where(consent.patient_key == patient, active), linked.exists()))
     in_compartment = sa.and_(patient.is_not(None), *conditions)
-    return [sa.or_(patient.is_(None), in_compartment) if is_open else in_compartment]
+    return [sa.or_(patient.is_(None), in_compartment) if view.is_open else in_compartment]

@@ -17,6 +17,7 @@ DEFAULT_COUNT: Final = 20
 MAX_COUNT: Final = 200
 MAX_ALTERNATIVES: Final = 200
 MAX_PARAMETERS: Final = 50
+MAX_COMPARISONS: Final = 100  # of texts and dates in one search: each is a condition of the statement
 
 
 class Prefix(StrEnum):
@@ -194,6 +195,10 @@ def parse_query(
             ignored.append(name)
             continue
         understood.append((full_name, value))
+    if sum(_comparisons(clause) for clause in clauses) > MAX_COMPARISONS:
+        raise Incorrect(
+            "search-too-complex", "the search compares with too many values", remedy="Ask for less at once."
+        )
     if strict and ignored:
         raise Incorrect(
             "search-parameter-unknown",
@@ -208,6 +213,16 @@ def _check(parameters: Sequence[tuple[str, str]]) -> None:
         raise Incorrect("search-too-complex", "the search has too many parameters", remedy="Ask for less at once.")
     if any("\0" in value for _, value in parameters):
         raise _invalid()
+
+
+def _comparisons(clause: Clause) -> int:
+    match clause:
+        case StringClause():
+            return len(clause.texts)
+        case DateClause():
+            return len(clause.comparisons)
+        case _:
+            return 1
 
 
 def _count(value: str) -> int:

@@ -283,7 +283,7 @@ class Exchange:
         enforcer = Enforcer(self._store, load_policy(ROOT / "mappings", DefaultPolicy(default)))
         self.api = FhirApi(
             base=BASE,
-            verifier=TokenVerifier(access_settings(), {ISSUER: FixedKeys()}),
+            verifier=TokenVerifier(access_settings(), {ISSUER: FixedKeys()}, base=BASE),
             enforcer=enforcer,
             writer=ConsentWriter(enforcer, self._recorder() if options.get("real_recorder") else self.seed),
             journal=options.get("journal", self.journal),
@@ -292,7 +292,9 @@ class Exchange:
             request_bytes=options.get("request_bytes", 100_000),
         )
         self.checkpoint: str | None = None
-        app = create_app(self.api, checks=options.get("checks", {}), checkpoint=self._newest)
+        app = create_app(
+            self.api, checks=options.get("checks", {}), checkpoint=self._newest, metrics=options.get("metrics", False)
+        )
         self.app = app
         transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
         self._client = httpx2.AsyncClient(transport=transport, base_url="https://hie.example")

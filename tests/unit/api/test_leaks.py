@@ -119,9 +119,7 @@ def test_a_patient_opens_and_closes_the_own_record(exchange):
     token = mint("portal", patient="p2")
     deny = exchange.get("Consent?patient=p2", token=token).json()["entry"][0]["resource"]
     closed = exchange.put_consent("c2", {**deny, "status": "inactive"}, token=token)
-    opened = exchange.post_consent(
-        permit("p2", actors=(ORGANIZATION.replace("|", "/"), "Practitioner/dr")), token=token
-    )
+    opened = exchange.post_consent(permit("p2", actors=("Organization/other", "Practitioner/dr")), token=token)
 
     assert (closed.status_code, opened.status_code) == (200, 201)
     assert opened.headers["location"].endswith(f"/Consent/{opened.json()['id']}/_history/1")

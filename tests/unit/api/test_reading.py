@@ -283,7 +283,7 @@ def test_provenance_of_two_patients_is_found_by_either(exchange):
 
 
 def test_operations_answer_without_a_token(tmp_path):
-    """Alive, ready or why not, measures, and the newest checkpoint once there is one."""
+    """Alive, ready or why not, and the newest checkpoint once there is one."""
     from bridge.errors import Unavailable
 
     async def ready() -> None:
@@ -297,7 +297,16 @@ def test_operations_answer_without_a_token(tmp_path):
         assert running.get(f"{root}/live").json() == {"status": "alive"}
         state = running.get(f"{root}/ready")
         assert (state.status_code, state.json()) == (503, {"store": "ready", "keys": "keys-missing"})
-        assert "hiebridge_request_seconds" in running.get(f"{root}/metrics").text
         assert running.get(f"{root}/log/checkpoint").status_code == 404
         running.checkpoint = "hie.example/log\n1\nroot\n"
         assert running.get(f"{root}/log/checkpoint").text == "hie.example/log\n1\nroot\n"
+
+
+@pytest.mark.parametrize(("asked_for", "status"), [(True, 200), (False, 404)])
+def test_measures_are_served_only_where_asked_for(tmp_path, asked_for, status):
+    """Decisions are counted: on a port that callers reach, the count would tell hidden from absent."""
+    with Exchange(tmp_path, metrics=asked_for) as running:
+        response = running.get("https://hie.example/metrics")
+
+        assert response.status_code == status
+        assert ("hiebridge_request_seconds" in response.text) is asked_for

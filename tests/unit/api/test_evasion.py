@@ -1,0 +1,151 @@
+"""Ways around a Consent: other names for the same caller, other places in the resource, other versions, exhausted budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.access import enforcement
+from tests.unit.api.exchange import BASE, ISSUER, Exchange, mint, permit
+from tests.unit.api.test_reading import observation, patient
+
+PORTAL = mint("portal", patient="p1")
+HIV = {"coding": [{"system": "urn:s", "code": "hiv"}]}
+
+
+@pytest.fixture
+def exchange(tmp_path: Path) -> Iterator[Exchange]:
+    """The default denies; p1 permits everyone, p2 nobody."""
+    with Exchange(tmp_path) as running:
+        running.seed.put(patient("p1"), patient("p2"), permit("p1", id="c1"), permit("p2", "deny", id="c2"))
+        yield running
+
+
+@pytest.mark.parametrize("named", ["Practitioner/dr", "Practitioner/dr/_history/2", f"{BASE}/Practitioner/dr"])
+@pytest.mark.parametrize("claimed", ["Practitioner/dr", f"{BASE}/Practitioner/dr"])
+def test_a_denied_person_is_denied_by_every_spelling(exchange, named, claimed):
+    """SMART App Launch writes fhirUser as a URL, patients' portals write the actor as they like: it is one person."""
+    response = exchange.post_consent(permit("p1", "deny", actors=(named,)), token=PORTAL)
+
+    assert response.status_code == 201
+    assert exchange.get("Patient/p1", token=mint(fhirUser=claimed)).status_code == 404
+    assert exchange.get("Patient/p1", token=mint(fhirUser="Practitioner/other")).status_code == 200
+
+
+def test_a_person_of_another_server_goes_by_the_whole_url(exchange):
+    """An id elsewhere is not the same id here."""
+    elsewhere = "https://other.example/fhir/Practitioner/dr"
+    exchange.post_consent(permit("p1", "deny", actors=(elsewhere,)), token=PORTAL)
+
+    assert exchange.get("Patient/p1", token=mint(fhirUser=elsewhere)).status_code == 404
+    assert exchange.get("Patient/p1", token=mint(fhirUser="Practitioner/dr")).status_code == 200
+
+
+@pytest.mark.parametrize("user", ["Organization/r", f"{BASE}/Group/g", "dr", "urn:uuid:1", 5, ["Practitioner/dr"]])
+def test_a_user_that_is_no_person_is_refused(exchange, user):
+    """Organisations come from the profile alone, and a name that is not understood might be a denied one."""
+    exchange.seed.put(permit("p2", actors=("Organization/r",), id="c2"))
+    response = exchange.get("Patient/p2", token=mint(fhirUser=user))
+
+    assert response.status_code == 403
+    assert "token-user" in response.text
+    assert [row["rule"] for row in exchange.access_records()] == ["token-user"]
+
+
+@pytest.mark.parametrize("name", ["fhirUser", "sub"])
+def test_an_officer_opens_nothing_by_the_other_name(exchange, name):
+    """Whoever has two names in one token benefits from a permit to either."""
+    consent = permit("p2", organization=[{"reference": "Organization/a"}])
+    references = {
+        "fhirUser": {"reference": "Practitioner/bob"},
+        "sub": {"identifier": {"system": ISSUER, "value": "b"}},
+    }
+    consent["provision"]["actor"] = [{"role": {"coding": [{"code": "IRCP"}]}, "reference": references[name]}]
+
+    bob = mint("officer", sub="b", fhirUser="Practitioner/bob")
+    assert exchange.post_consent(consent, token=bob).status_code == 403
+    assert exchange.post_consent(consent, token=mint("officer", sub="c", fhirUser="Practitioner/c")).status_code == 201
+
+
+@pytest.mark.parametrize("reference", ["#dr", "urn:uuid:8e7fbe7c-6b6f-4d4b-9ad5-3c6f1b6d0f11", "the doctor", ""])
+def test_an_actor_whom_no_caller_can_be_is_refused(exchange, reference):
+    """A deny that could never hold is not taken for one that does."""
+    response = exchange.post_consent(permit("p1", "deny", actors=(reference,)), token=PORTAL)
+
+    assert response.status_code == 400
+    assert "consent-malformed" in response.text
+
+
+def test_a_denied_code_is_found_anywhere_and_a_permitted_one_is_not(exchange):
+    """A deny hides what mentions the code at any depth; a permit of it opens only what is of that code."""
+    inside = ({"component": [{"code": HIV}]}, {"valueCodeableConcept": HIV}, {"contained": [{"code": HIV}]})
+    for number, elements in enumerate(inside, 1):
+        exchange.seed.put(observation(number, "p1", **elements))
+        exchange.seed.put(observation(number + 10, "p2", **elements))
+    exchange.seed.put(observation(4, "p1"), observation(14, "p2", code=HIV), observation(15, "p2"))
+    hide, show = permit("p1", "deny", id="c3"), permit("p2", id="c2")
+    hide["provision"]["code"] = show["provision"]["code"] = [HIV]
+    exchange.seed.put(hide, show)
+
+    assert exchange.ids("Observation") == ["o4", "o14"]
+    assert exchange.get("Observation/o1").status_code == 404
+
+
+def test_a_version_of_another_patient_follows_that_patient(exchange):
+    """A resource that moved from a patient who denies to one who permits does not take its past along."""
+    exchange.seed.put(observation(1, "p2"), observation(1, "p1"))
+    exchange.seed.put(observation(2, "p1"), observation(2, "p2"))
+
+    assert exchange.get("Observation/o1").status_code == 200
+    assert exchange.get("Observation/o1/_history/1").status_code == 404
+    versions = [
+        entry["resource"]["meta"]["versionId"] for entry in exchange.get("Observation/o1/_history").json()["entry"]
+    ]
+    assert versions == ["2"]
+    assert exchange.get("Observation/o2/_history/1").status_code == 404
+
+
+@pytest.mark.parametrize("how", ["denied", "restricted"])
+def test_hidden_rows_do_not_spend_the_budget(exchange, monkeypatch, how):
+    """However many rows a hidden patient has, the answer is that for an absent one: no link to an empty rest."""
+    monkeypatch.setattr(enforcement, "SCAN_ROWS", 30)
+    if how == "restricted":
+        exchange.seed.put({**permit("p2", id="c2"), "provision": {"type": "permit", "code": [HIV]}})
+        exchange.seed.restrict("p2")
+    exchange.seed.put(*(observation(number, "p2") for number in range(1, 60)), observation(60, "p1"))
+    hidden, absent = exchange.get("Observation?patient=p2"), exchange.get("Observation?patient=p9")
+
+    assert hidden.json().get("total") == 0
+    assert hidden.text.replace("p2", "") == absent.text.replace("p9", "")
+    page = exchange.get("Observation?_count=5").json()
+    assert [entry["resource"]["id"] for entry in page["entry"]] == ["o60"]
+    assert (page["total"], [link["relation"] for link in page["link"]]) == (1, ["self"])
+
+
+@pytest.mark.parametrize("condition", ["W/1", 'W/"0"', '"1", "2"', '"01"', "*", "1"])
+def test_a_condition_that_is_not_understood_stops_a_write(exchange, condition):
+    """If-Match that cannot be read is not an unconditional write; also where there is nothing to write on."""
+    for fhir_id in ("c1", "c9"):
+        consent = permit("p1", id=fhir_id, status="inactive")
+        response = exchange.put_consent(fhir_id, consent, token=PORTAL, headers={"If-Match": condition})
+        assert (response.status_code, "if-match-invalid" in response.text) == (400, True)
+    assert exchange.get("Consent/c1").headers["etag"] == 'W/"1"'
+
+
+@pytest.mark.parametrize("claim", ["exp", "nbf", "iat"])
+@pytest.mark.parametrize("moment", [10**400, 1e300, -(10**400)])
+def test_times_out_of_all_bounds_are_refused(exchange, claim, moment):
+    """A number that no clock shows is no time, and no fault of the server."""
+    assert exchange.get("Patient/p1", token=mint(**{claim: moment})).status_code == 401
+
+
+@pytest.mark.parametrize("parameters", ["&".join(["name:contains={}"] * 3), "birthdate={}&name={}"])
+def test_a_search_has_a_bounded_number_of_comparisons(exchange, parameters):
+    """Each becomes a condition of a statement that is compiled and kept: together they are limited, not only one by one."""
+    few, many = (",".join(["2000-01-01"] * number) for number in (33, 60))
+
+    assert exchange.get("Patient?" + parameters.replace("{}", few)).status_code == 200
+    response = exchange.get("Patient?" + parameters.replace("{}", many))
+    assert (response.status_code, "search-too-complex" in response.text) == (400, True)
