@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from adapters.chains.local import LocalChain
 from bridge.access.journal import record_bytes
 from bridge.keys.ed25519 import Ed25519Signer
+from bridge.ledger.chain import ChainBackend
 from bridge.ledger.note import VerifierKey
 from bridge.ledger.policy import LocalChainPolicy, Policy
 from bridge.ledger.watermark import FileWatermark
@@ -37,9 +38,9 @@ SECRETS = ("Ash", "Ida", "19700102", "N-77")
 class Evidence:
     """Sequencer, anchors, proofs and checks over the store of ``hospital``."""
 
-    def __init__(self, hospital: Hospital, folder: Path) -> None:
+    def __init__(self, hospital: Hospital, folder: Path, chain: ChainBackend | None = None) -> None:
         self.hospital = hospital
-        self.chain = LocalChain(folder / "chain.sqlite", CHAIN_SIGNER)
+        self.chain = chain or LocalChain(folder / "chain.sqlite", CHAIN_SIGNER)
         self.watermark = FileWatermark(folder / "watermark.json", ORIGIN)
         self._database = open_database(hospital.url)
         self._sequencer = Sequencer(self._database, SIGNER, self.watermark, "test", checkpoint_interval_seconds=0)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bridge.errors import BridgeError
+from bridge.ledger.chain_evidence import ChainLevel
 from bridge.ledger.policy import Policy, load_policy, policy_json
 from bridge.ledger.proof import parse_bundle
 from bridge.ledger.verify import verify
 from bridge.pipeline.proving import template_policy
-from tests.integration.evidence import LOG_KEY, POLICY, SECRETS, Evidence, alter_one_byte
+from tests.contract.chain_harness import deploy, evm_harness
+from tests.integration.evidence import LOG_KEY, POLICY, SECRETS, Evidence, alter_one_byte, feed
 from tests.integration.hospital import ORIGIN, Hospital, hl7, pid, pv1
+from tests.services.anvil import Anvil
 
 
 def test_a_proof_of_every_version_verifies_offline(hospital: Hospital, evidence: Evidence) -> None:
@@ -140,3 +144,29 @@ def test_a_proof_made_before_holds_when_the_store_is_gone(
     assert verdict.checkpoint.origin == ORIGIN
     with pytest.raises(BridgeError):
         verify(parse_bundle(text), Policy({}))
+
+
+@pytest.mark.ci
+def test_a_chain_of_others_attests_the_time(hospital: Hospital, anvil: Anvil, tmp_path: Path) -> None:
+    """The template names contract and code; with the block's hash from an own node the verdict says since when."""
+    harness = evm_harness(
+        anvil, tmp_path, deploy(anvil, tmp_path / "deployer"), finality="confirmations", confirmations=2
+    )
+    feed(hospital)
+    evidence = Evidence(hospital, tmp_path, harness.open())
+    evidence.anchor()
+    harness.settle()
+    evidence.anchor()
+    assert evidence.check() == []
+
+    bundle = parse_bundle(evidence.prove("Patient", hospital.patient("1")["id"]).bundle.encode())
+    [chain] = template_policy(LOG_KEY, evidence.chain)[0].evm_chains
+    [claim] = verify(bundle, Policy({ORIGIN: LOG_KEY}, (), (chain,))).claims
+    known = replace(chain, blocks={claim.block_hash: True})
+    verdict = verify(bundle, Policy({ORIGIN: LOG_KEY}, (), (known,)))
+
+    assert claim.level is ChainLevel.CONSISTENT
+    assert verdict.attested is not None
+    assert verdict.attested.level is ChainLevel.FINAL
+    assert "operator's claim" not in " ".join(verdict.lines())
+    evidence.close()
