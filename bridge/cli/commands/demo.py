@@ -76,8 +76,7 @@ def _keep(demonstration: Demonstration, console: Console, process: subprocess.Po
     """Says how to reach the bridge, then waits until someone ends it, or it ends by itself."""
     ports = ", ".join(f"{site} 127.0.0.1:{port}" for site, port in demonstration.mllp_ports.items())
     config = demonstration.config
-    console.say("")
-    console.say("The bridge goes on. Ctrl-C ends it.")
+    console.say("The bridge goes on. Ctrl-C ends it.", after=True)
     console.answer(
         [
             f"FHIR R4     {demonstration.fhir}",
