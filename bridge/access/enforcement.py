@@ -223,6 +223,8 @@ class Enforcer:
                     before = item.version
                     if outcome.decision.permitted:
                         answers.append(Answer(item.body, item.version, item.last_updated_us, item.deleted))
+                        if len(answers) <= count:
+                            decided.append(outcome)
         await trail.record(_entries("history-instance", kind, fhir_id, decided, facts))
         if not decided or not decided[0].decision.permitted:
             raise not_found()

@@ -8,6 +8,8 @@ from uuid import uuid4
 
 from bridge.access.ports import StoredConsent
 from bridge.errors import BridgeError, Conflict, Fault
+from bridge.fhir.json import loads_stored
+from bridge.mapping.apply import newest_us
 from bridge.mapping.operations import Conversion, IdentityKey, Stamp, Target, UnitChange, UnitKind, Upsert
 from bridge.record.recorder import Recorder
 from bridge.record.work import Change
@@ -49,7 +51,8 @@ class StoreConsentRecorder:
             if row is None or row.deleted or row.version != expected_version:
                 raise Conflict("version-conflict", "the Consent has changed meanwhile", remedy="Read it again.")
             target = Target(tuple(identity.names_of(txn, row.resource_key)))
-            return self._record(txn, target, resource, organization, after_us=row.last_updated_us)
+            after_us = max(row.last_updated_us, newest_us(loads_stored(row.state)))
+            return self._record(txn, target, resource, organization, after_us=after_us)
 
         stored = await self._written(write)
         failpoint("consent.after-commit")
@@ -68,7 +71,8 @@ class StoreConsentRecorder:
     def _record(
         self, txn: Transaction, target: Target, resource: Mapping[str, Any], organization: str, *, after_us: int
     ) -> StoredConsent:
-        # A write over the API is newer than what it replaces, whatever clocks said then.
+        # A write over the API is newer than what it replaces, whatever clocks said then: a revocation of a Consent that
+        # a feed dated into the future would otherwise be answered with 200 and superseded.
         stamp = Stamp(1, max(txn.start_us, after_us + 1), "api")
         units = tuple(
             UnitChange(name, UnitKind.ELEMENT, value)

@@ -139,6 +139,11 @@ def composed(stored: Stored, resource_type: str) -> Mapping[str, Json] | None:
     return _encode(_decode(stored), resource_type).body
 
 
+def newest_us(state: Mapping[str, Json]) -> int:
+    """The latest event time of all changes that a stored state keeps, µs; 0 for a state without changes."""
+    return max((stamp[1] for stamp in state.get("s", ())), default=0)
+
+
 def _repeated(stamp: Stamp, encoded: Mapping[str, Json]) -> bool:
     """Whether this very content was the latest change already, as with people and places named again and again."""
     if not stamp.tie.startswith(CONTENT):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bridge.mapping.operations import Conversion, IdentityKey, Stamp, Target, UnitChange, UnitKind, Upsert
+from bridge.record.work import Change
 from tests.unit.api.exchange import Exchange, mint, permit
 from tests.unit.api.test_reading import observation, patient
 
@@ -80,3 +82,24 @@ def test_two_updates_of_one_version_cannot_both_win(exchange, monkeypatch):
     assert lost.status_code == 412
     current = exchange.get(f"Consent/{stored['id']}", token=token).json()
     assert (current["status"], "language" in current) == ("inactive", False)
+
+
+@pytest.mark.parametrize("time_us", [1_700_000_000_000_000, 4_000_000_000_000_000])
+def test_a_revocation_outdoes_a_consent_that_a_feed_dated_into_the_future(exchange, time_us):
+    """Whatever a hospital's clock said: what the patient revokes here is revoked when the call returns."""
+    consent = permit("p1")
+    units = tuple(
+        UnitChange(name, UnitKind.ELEMENT, value) for name, value in consent.items() if name != "resourceType"
+    )
+    target = Target((IdentityKey("Consent", "urn:feed", "", "1"),))
+    operation = Upsert(target, Stamp(1, time_us, "feed"), "a", units, whole=True)
+    conversion = Conversion("fhir:Consent", "fhir", time_us, None, (operation,))
+    recorder = exchange.api.writer._recorder._recorder
+    exchange.run(exchange._store.write(lambda txn: recorder.record(txn, [Change(conversion, "a")])))
+    token = mint("portal", patient="p1")
+    (stored,) = (entry["resource"] for entry in exchange.get("Consent", token=token).json()["entry"])
+    open_before = exchange.get("Patient/p1").status_code
+    revoked = exchange.put_consent(stored["id"], {**stored, "status": "inactive"}, token=token)
+
+    assert (open_before, revoked.json()["status"]) == (200, "inactive")
+    assert exchange.get("Patient/p1").status_code == 404

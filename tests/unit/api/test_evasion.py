@@ -149,3 +149,12 @@ def test_a_search_has_a_bounded_number_of_comparisons(exchange, parameters):
     assert exchange.get("Patient?" + parameters.replace("{}", few)).status_code == 200
     response = exchange.get("Patient?" + parameters.replace("{}", many))
     assert (response.status_code, "search-too-complex" in response.text) == (400, True)
+
+
+def test_a_version_of_another_patient_is_recorded_for_that_patient(exchange):
+    """What is shown of a second patient in a history leaves that patient's access record too."""
+    exchange.seed.put(patient("p3"), permit("p3", id="c3"), observation(1, "p3"), observation(1, "p1"))
+    exchange.get("Observation/o1/_history")
+
+    keys = {exchange.seed._keys["Patient/p1"], exchange.seed._keys["Patient/p3"]}
+    assert {row["patient_key"] for row in exchange.access_records()} == keys
