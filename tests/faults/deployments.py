@@ -149,12 +149,23 @@ class Bridge:
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
         """Status and body of a GET to the web server."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.api_port}{path}", headers=dict(headers or {}))
+        return self._ask(urllib.request.Request(self._url(path), headers=dict(headers or {})))
+
+    def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        """Status and body of a POST to the web server."""
+        return self._ask(urllib.request.Request(self._url(path), body, headers=dict(headers)))
+
+    def _url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.api_port}{path}"
+
+    @staticmethod
+    def _ask(request: urllib.request.Request) -> tuple[int, bytes]:
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as refused:
-            return refused.code, refused.read()
+            with refused:
+                return refused.code, refused.read()
 
     def metric(self, name: str) -> float:
         """The value of a metric without labels, as served."""
