@@ -32,6 +32,8 @@ _DONE = frozenset({"stored", "superseded"})  # which of the two rests on the ord
 _RECORD_KINDS = {LeafKind.RECORD_VERSION: False, LeafKind.DELETION: True}
 _EVENT_KINDS = frozenset({LeafKind.LINK, LeafKind.UNLINK, LeafKind.MERGE})
 
+_NOWHERE = ("", "not there")
+
 Rows = list[Mapping[str, Any]]
 Name = tuple[str, str]
 """Type and FHIR id of a resource."""
@@ -69,7 +71,9 @@ class Snapshot:
         """Which resource each name names."""
         names = self.names()
         return {
-            (row["resource_type"], row["namespace"], row["identifier_type"], row["value"]): names[row["resource_key"]]
+            (row["resource_type"], row["namespace"], row["identifier_type"], row["value"]): names.get(
+                row["resource_key"], _NOWHERE
+            )
             for row in self.tables["identity"]
         }
 
@@ -78,7 +82,7 @@ class Snapshot:
         names = self.names()
         members: dict[int, set[Name]] = defaultdict(set)
         for row in self.tables["person_link"]:
-            members[row["person_key"]].add(names[row["record_key"]])
+            members[row["person_key"]].add(names.get(row["record_key"], _NOWHERE))
         return frozenset(map(frozenset, members.values()))
 
     def outcomes(self) -> dict[tuple[str, bytes], Counter[str]]:

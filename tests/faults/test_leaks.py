@@ -337,6 +337,7 @@ def test_separate_roles_and_their_servers_show_nothing(tmp_path: Path, kafka: Ka
         channels["postgresql"] = [postgres.log_text()]
 
     assert leaks(needles(), channels) == []
+    assert any(" ERROR: " in str(piece) for piece in channels["postgresql"])
     assert totals["dead"] >= 15
     assert totals["stored"] >= 4
 
