@@ -164,6 +164,7 @@ class Anchorer:
         self._lease_us = int(lease_seconds * 1e6)
         self._kind = backend.capabilities().kind
         self._lease: Lease | None = None
+        self._renew_at = 0.0  # by the monotonic clock: the wall clocks here and at the database may differ, and be set
         self._held_size: int | None = None  # of the head on chain; None until the chain or the store has told
 
     def run(self, stop: Stop) -> None:
@@ -255,10 +256,12 @@ class Anchorer:
         return settle(self._backend, ConsentOutbox(self._database))
 
     def _hold_lease(self) -> bool:
-        if self._lease is not None and self._lease.expires_us - time.time_ns() // 1000 > self._lease_us // 2:
+        now = time.monotonic()
+        if self._lease is not None and now < self._renew_at:
             return True
         with self._database.transaction() as txn:
             self._lease = leases.acquire(txn, f"anchor:{self._origin}", self._holder, self._lease_us)
+        self._renew_at = now + self._lease_us / 2e6
         return self._lease is not None
 
     def _release(self) -> None:

@@ -339,6 +339,7 @@ class Batcher:
     def _restrict(self, txn: Transaction, prepared: Prepared, dead_key: int) -> None:
         names: Sequence[IdentityKey] = prepared.patients
         if names:
+            self._recorder.hold_names(txn, names)  # or a patient introduced meanwhile would be known to neither side
             restrictions.restrict(txn, names, "consent-dead-letter", self._restriction_key, dead_key)
             return
         source = prepared.raw.source
@@ -353,10 +354,11 @@ def lock_keys(prepared: Prepared) -> int:
     if prepared.conversion is None:
         return 0
     targets = (op.survivor if isinstance(op, Merge) else op.target for op in prepared.conversion.operations)
+    fhir = prepared.conversion.kind == "fhir"
     return sum(
         len(target.keys) + (_MATCHING_KEYS if target.resource_type == "Patient" else 0)
         for target in targets
-        if target.resource_type in LOCKED_TYPES
+        if fhir or target.resource_type in LOCKED_TYPES
     )
 
 

@@ -64,6 +64,7 @@ class Sequencer:
         self._lease_us = int(lease_seconds * 1e6)
         self._lease_name = f"sequencer:{self._origin}"
         self._lease: Lease | None = None
+        self._renew_at = 0.0  # by the monotonic clock: the wall clocks here and at the database may differ, and be set
         self._signed_at = 0.0
         self._started = False
         self._alarmed: str | None = None  # None: what the store says is not known yet
@@ -107,10 +108,12 @@ class Sequencer:
             _log.warning("sequencer-waits", code=error.code)
 
     def _hold_lease(self) -> bool:
-        if self._lease is not None and self._lease.expires_us - time.time_ns() // 1000 > self._lease_us // 2:
+        now = time.monotonic()
+        if self._lease is not None and now < self._renew_at:
             return True  # every transaction checks it anyway; renewing it costs a commit
         with self._database.transaction() as txn:
             self._lease = leases.acquire(txn, self._lease_name, self._holder, self._lease_us)
+        self._renew_at = now + self._lease_us / 2e6
         return self._lease is not None
 
     def _release(self) -> None:
@@ -124,7 +127,9 @@ class Sequencer:
 
     def _fence(self, txn: Transaction) -> bool:
         """Whether the lease is still ours, holding it against others to the end of the transaction."""
-        return self._lease is not None and leases.check(txn, self._lease)
+        if self._lease is not None and not leases.check(txn, self._lease):
+            self._lease = None  # taken: ask for it anew
+        return self._lease is not None
 
     def _number(self) -> int:
         with self._database.transaction() as txn:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from bridge.consent.rule import Rule, Status, chain_word, compile_consent, encode
+from bridge.consent.rule import Rule, Status, chain_word, compile_consent, decode, encode
 from bridge.errors import Incorrect
 from bridge.ledger.chain import Handle, PolicyTag
 from bridge.ledger.commitment import LeafKind
@@ -32,7 +32,6 @@ class Projected:
     row: ConsentStateRow
     granted: bool
     leaf_id: bytes
-    retired: Handle | None = None
 
 
 class ConsentPayload(msgspec.Struct, frozen=True):
@@ -70,7 +69,6 @@ def project(txn: Transaction, work: Work, rows: Mapping[int, ResourceRow], commi
         rule = compile_consent(body) if body is not None else None
         state = _state(entry.key, patient, rule, before, txn.now_us())
         granted = rule is not None and chain_word(rule).granted
-        retired = Handle(before.handle) if before is not None and before.handle != state.handle else None
         leaf_id = commitments.add(
             LeafKind.CONSENT,
             entry.record_uuid,
@@ -81,8 +79,9 @@ def project(txn: Transaction, work: Work, rows: Mapping[int, ResourceRow], commi
             subject_key=entry.key,
             subject_version=state.version,
         )
-        projected.append(Projected(state, granted, leaf_id, retired))
-    links = persons.links(txn, {item.row.patient_key for item in projected})
+        projected.append(Projected(state, granted, leaf_id))
+    concerned = {item.row.patient_key for item in projected} | {before.patient_key for before in known.values()}
+    links = persons.links(txn, concerned)
     persons.advance_consent_version(txn, {link.person_key for link in links.values()})
     return projected
 
@@ -108,7 +107,8 @@ def _state(
     consent_key: int, patient: int, rule: Rule | None, before: ConsentStateRow | None, now_us: int
 ) -> ConsentStateRow:
     status = rule.status if rule is not None else Status.REVOKED
-    regrant = before is not None and before.status != Status.ACTIVE and status is Status.ACTIVE
+    # Whatever was no grant stands on the chain as revoked, and that is absorbing: a grant after it takes a new handle.
+    regrant = before is not None and rule is not None and chain_word(rule).granted and not _granted(before)
     handle = Handle.random().value if before is None or regrant else before.handle
     return ConsentStateRow(
         consent_key,
@@ -122,6 +122,10 @@ def _state(
         "",
         now_us,
     )
+
+
+def _granted(state: ConsentStateRow) -> bool:
+    return state.status == Status.ACTIVE and chain_word(decode(state.rule)).granted
 
 
 def state_bytes(state: ConsentStateRow) -> bytes:

@@ -24,11 +24,6 @@ class MergeEvent(NamedTuple):
     tie: str
     source: str
 
-    @property
-    def order(self) -> tuple[int, str]:
-        """Where the assertion stands among others."""
-        return self.time_us, self.tie
-
 
 def merges_among(events: Iterable[LinkEventRow]) -> list[MergeEvent]:
     """The merge assertions among stored link events."""
@@ -63,18 +58,25 @@ class Merges:
         """Whether the same assertion has been made."""
         return event in self._of.get(event.survivor, ())
 
-    def replaced_by(self, record: int) -> int | None:
-        """The record that replaces this one: the latest assertion about it decides, None if it survived that one."""
+    def replaced_by(self, record: int, ids: Mapping[int, str]) -> int | None:
+        """The record that replaces this one: the latest assertion about it decides, None if it survived that one.
+
+        Of assertions of one moment (two groups of one message, say) the FHIR ids decide: keys depend on who came first.
+        """
         events = self._of.get(record)
         if not events:
             return None
-        latest = max(events, key=lambda event: event.order)
+
+        def order(event: MergeEvent) -> tuple[int, str, str, str]:
+            return event.time_us, event.tie, ids.get(event.survivor, ""), ids.get(event.subsumed, "")
+
+        latest = max(events, key=order)
         return latest.survivor if latest.subsumed == record else None
 
-    def replaces(self, record: int) -> list[int]:
+    def replaces(self, record: int, ids: Mapping[int, str]) -> list[int]:
         """The records that this one replaces, in key order."""
         subsumed = {event.subsumed for event in self._of.get(record, ()) if event.survivor == record}
-        return sorted(other for other in subsumed if self.replaced_by(other) == record)
+        return sorted(other for other in subsumed if self.replaced_by(other, ids) == record)
 
     def concern(self, record: int) -> bool:
         """Whether any assertion is about the record."""
@@ -88,9 +90,9 @@ class Merges:
             body: its content as its units make it.
             ids: FHIR ids of the Patients at hand.
         """
-        replacing = self.replaced_by(record)
+        replacing = self.replaced_by(record, ids)
         return with_merges(
             body,
             replaced_by=[ids[replacing]] if replacing is not None and replacing in ids else [],
-            replaces=[ids[other] for other in self.replaces(record) if other in ids],
+            replaces=[ids[other] for other in self.replaces(record, ids) if other in ids],
         )

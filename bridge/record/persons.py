@@ -8,7 +8,7 @@ is different. Must run after the transaction has locked the matching keys of the
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bridge.errors import Conflict
@@ -133,19 +133,20 @@ def _neighbourhood(
     txn: Transaction, changed: Sequence[ChangedRecord], merges: Sequence[AssertedMerge], model: Model
 ) -> _Neighbourhood:
     seeds = {r.record for r in changed} | {key for merge in merges for key in (merge.survivor, merge.subsumed)}
-    hashes = {key for record in changed if record.features for key in keys_of(record.features, model)}
-    capped: set[int] = set()
-    reached = set(seeds)
-    for key, sharing in persons.candidates(txn, hashes, model.key_cap).items():
-        if len(sharing) > model.key_cap:
-            capped.add(key)
-        else:
-            reached.update(sharing)
+    hashes = _keys_changed(changed, model)
+    # A key that these changes may have brought over the cap, or back under it, is decided anew for all who share it:
+    # otherwise whoever came before the cap would stay linked by it.
+    within = model.key_cap + len(changed)
+    shared = persons.candidates(txn, hashes, within)
+    capped = _over(shared, model.key_cap)
+    reached = seeds.union(*(sharing for sharing in shared.values() if len(sharing) <= within))
     person_of = {record: link.person_key for record, link in persons.links(txn, reached).items()}
     if person_of:
         person_of = _members(txn, reached, set(person_of.values()))
     everyone = set(person_of) | reached
     features = {record: decode_features(stored) for record, stored in persons.features(txn, everyone).items()}
+    others = {key for record in everyone - seeds if record in features for key in keys_of(features[record], model)}
+    capped |= _over(persons.candidates(txn, others - hashes, model.key_cap), model.key_cap)
     asserted: dict[int, list[int]] = {}
     for event in persons.events(txn, everyone) if person_of else ():
         if event.kind == LeafKind.MERGE and event.other_key is not None:
@@ -155,6 +156,16 @@ def _neighbourhood(
     for record in everyone:
         features.setdefault(record, Features())
     return _Neighbourhood(features, person_of, asserted, frozenset(capped))
+
+
+def _keys_changed(changed: Sequence[ChangedRecord], model: Model) -> set[int]:
+    """Every key that a changed record has, or had."""
+    now = {key for record in changed if record.features for key in keys_of(record.features, model)}
+    return now.union(*(record.before for record in changed))
+
+
+def _over(shared: Mapping[int, Sequence[int]], cap: int) -> set[int]:
+    return {key for key, sharing in shared.items() if len(sharing) > cap}
 
 
 def _members(txn: Transaction, reached: set[int], at_hand: set[int]) -> dict[int, int]:

@@ -12,13 +12,13 @@ from time import perf_counter
 from typing import Any, Final
 
 from bridge.config.site import AuthorityUse, Site
-from bridge.errors import BridgeError, Conflict
+from bridge.errors import BridgeError, Conflict, Incorrect
 from bridge.fhir.json import dumps
 from bridge.fhir.references import parse_reference, patient_of
 from bridge.fhir.search.index import EMPTY, extract
 from bridge.keys.ports import KeyProvider, KeyPurpose
 from bridge.ledger.commitment import LeafKind
-from bridge.mapping.operations import IdentityKey
+from bridge.mapping.operations import IdentityKey, Merge
 from bridge.matching.features import Features, features_of, keys_of
 from bridge.matching.model import Model
 from bridge.record import consents, restrictions
@@ -34,6 +34,8 @@ from bridge.telemetry.metrics import STAGE_SECONDS, Stage
 
 # Bounded, so that no batch can fill the server's lock table; two keys of one slot only wait for each other needlessly.
 LOCK_SLOTS: Final = 1 << 20
+# One message may name thousands of patients (a Bundle); the server's lock table holds about twice as many as this.
+MOST_LOCKS: Final = 10_000
 # Names of these are locked whenever a batch mentions them; what else a message touches hangs on its patient.
 LOCKED_TYPES = frozenset({"Patient", "Encounter", "ServiceRequest"})
 # Resources that messages of different patients share: locked only where this batch changes them.
@@ -124,19 +126,34 @@ class Recorder:
         demographics = self._demographics(work)
         if txn.dialect == "sqlite":  # a writer is alone there
             return work, demographics
-        slots = self._slots(work, demographics)
+        slots = self._slots(work, changes, demographics)
+        if len(slots) > MOST_LOCKS:
+            raise Incorrect(
+                "too-many-locks",
+                "A message changes more patients than one transaction can hold.",
+                remedy="Send it in smaller Bundles.",
+            )
         txn.lock(slots)
         if self._moved(txn, work):
             work = Work(txn, changes, self._identity_key)
             demographics = self._demographics(work)
-            if not self._slots(work, demographics) <= slots:
+            if not self._slots(work, changes, demographics) <= slots:
                 raise Conflict(
                     "batch-moved", "Another worker changed the same records.", remedy="The batch is retried."
                 )
         return work, demographics
 
-    def _slots(self, work: Work, demographics: Sequence[Demographics]) -> set[int]:
+    def hold_names(self, txn: Transaction, names: Iterable[IdentityKey]) -> None:
+        """Holds names, to the end of the transaction, against whoever else would introduce what they name."""
+        txn.lock({lock_slot(name, self._lock_key) % LOCK_SLOTS for name in names})
+
+    def _slots(self, work: Work, changes: Sequence[Change], demographics: Sequence[Demographics]) -> set[int]:
         names: set[IdentityKey] = {name for name in work.names_looked_up if name.resource_type in LOCKED_TYPES}
+        for change in changes:
+            if change.conversion.kind == "fhir":  # may be about no patient whose lock would guard it
+                for operation in change.conversion.operations:
+                    if not isinstance(operation, Merge):
+                        names.update(operation.target.keys)
         shared = {entry.key for entry in (*work.changed(), *work.restated()) if entry.type in _SHARED_TYPES}
         if shared:
             names.update(name for name, key in work.names_of(shared))

@@ -31,8 +31,12 @@ def restrict(txn: Transaction, names: Sequence[IdentityKey], code: str, key: byt
 
 
 def restrict_known(txn: Transaction, patients: Iterable[int], code: str) -> int:
-    """Restricts patients by their resource keys."""
-    return _add(txn, [(patient, None) for patient in sorted(set(patients))], code, None)
+    """Restricts patients by their resource keys; one who is restricted for that reason already stays so."""
+    wanted = set(patients)
+    if not wanted:
+        return 0
+    closed = {key for key, rows in repository.open_for(txn, wanted).items() if any(row.code == code for row in rows)}
+    return _add(txn, [(patient, None) for patient in sorted(wanted - closed)], code, None)
 
 
 def adopt(txn: Transaction, names: Sequence[tuple[IdentityKey, int]], key: bytes) -> None:

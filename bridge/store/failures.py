@@ -47,6 +47,13 @@ def _unavailable(what: str, remedy: str = "Retried when it is back.") -> Unavail
     return Unavailable("store-unavailable", f"the database {what}", remedy=remedy)
 
 
+def _not_ours() -> Unavailable:
+    """What no message can mend and an operator can: it must hold the feed up, and make no dead letters of it."""
+    return _unavailable(
+        "lacks tables, columns or rights that this version needs", "Run the migrations; check its rights."
+    )
+
+
 _POSTGRESQL_CLASSES: Final[Mapping[str, Callable[[], BridgeError]]] = {
     "08": lambda: _unavailable("connection was lost"),
     "53": lambda: _unavailable("is out of disk, memory or connections", "Free or raise that limit."),
@@ -54,8 +61,19 @@ _POSTGRESQL_CLASSES: Final[Mapping[str, Callable[[], BridgeError]]] = {
     "58": lambda: _unavailable("reports an input/output error", "Look at the database server's log."),
     "40": lambda: Conflict("store-conflict", "the transaction met another one", remedy="Retry it."),
     "55": lambda: Conflict("store-conflict", "a lock was not to be had in time", remedy="Retry it."),
+    "XX": lambda: _unavailable("reports an internal error, or corruption", "Look at the database server's log."),
 }
-_READ_ONLY = "25006"
+_POSTGRESQL_STATES: Final[Mapping[str, Callable[[], BridgeError]]] = {
+    "25006": lambda: _unavailable("is read-only", "Connect to the primary server."),
+    "25P03": lambda: _unavailable("ended a transaction that took too long"),
+    "25P04": lambda: _unavailable("ended a transaction that took too long"),
+    "3F000": _not_ours,
+    "42501": _not_ours,
+    "42703": _not_ours,
+    "42883": _not_ours,
+    "42P01": _not_ours,
+    "54000": lambda: data_error("it is too large"),  # for a row of an index, say
+}
 
 
 def _translate_postgresql(error: psycopg.Error) -> BridgeError:
@@ -69,9 +87,7 @@ def _translate_postgresql(error: psycopg.Error) -> BridgeError:
     if state[:2] in {"22", "23"}:
         names = (error.diag.table_name, error.diag.constraint_name or error.diag.column_name)
         return data_error(f"SQLSTATE {state} {'.'.join(filter(None, names))}".strip())
-    if state == _READ_ONLY:
-        return _unavailable("is read-only", "Connect to the primary server.")
-    known = _POSTGRESQL_CLASSES.get(state[:2])
+    known = _POSTGRESQL_STATES.get(state) or _POSTGRESQL_CLASSES.get(state[:2])
     return known() if known else _statement_fault(f"SQLSTATE {state}")
 
 
@@ -86,6 +102,8 @@ _SQLITE_CODES: Final[Mapping[int, Callable[[], BridgeError]]] = {
     sqlite3.SQLITE_READONLY: lambda: _unavailable("file is read-only", "Check its rights."),
     sqlite3.SQLITE_NOMEM: lambda: _unavailable("is out of memory", "Free memory."),
     sqlite3.SQLITE_PROTOCOL: lambda: Conflict("store-conflict", "the database file is locked", remedy="Retry."),
+    sqlite3.SQLITE_CORRUPT: lambda: _unavailable("file is damaged", "Restore it from a backup."),
+    sqlite3.SQLITE_NOTADB: lambda: _unavailable("file is damaged", "Restore it from a backup."),
     sqlite3.SQLITE_CONSTRAINT: lambda: data_error("a constraint"),
     sqlite3.SQLITE_TOOBIG: lambda: data_error("it is too large"),
     sqlite3.SQLITE_MISMATCH: lambda: data_error("its type"),
@@ -96,6 +114,8 @@ def _translate_sqlite(error: sqlite3.Error) -> BridgeError:
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         return data_error("it is too large") if isinstance(error, sqlite3.DataError) else wrong_type()
+    if code == sqlite3.SQLITE_ERROR and str(error).startswith("no such "):  # names of tables and columns, never values
+        return _not_ours()
     known = _SQLITE_CODES.get(code & 0xFF)
     return known() if known else _statement_fault(f"SQLite error {code}")
 

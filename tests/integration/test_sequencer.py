@@ -124,6 +124,25 @@ def test_a_holder_stopped_past_its_lease_numbers_and_signs_nothing(store: Databa
     assert signed(store)[1].size == 5
 
 
+def test_a_clock_that_is_set_back_does_not_stop_the_log(store: Database, make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever lost the lease asks for it again, whatever the wall clock now says of when it was to end."""
+    first, second = make("first", lease_seconds=0.05), make("second")
+    put(store, 2)
+    first.step()
+    time.sleep(0.1)
+    second.step()
+    second._release()
+    put(store, 3)
+
+    hour_ago = time.time_ns() - 3_600_000_000_000
+    monkeypatch.setattr("bridge.pipeline.sequencer.time.time_ns", lambda: hour_ago)
+    if store.dialect == "sqlite":  # whose clock is this one
+        monkeypatch.setattr("bridge.store.sqlite.wall_us", lambda: hour_ago // 1000 + 3_600_000_000)
+    first.step()
+
+    assert signed(store)[1].size == 5
+
+
 def test_a_crash_between_numbering_and_signing_costs_only_time(store: Database, make) -> None:
     """The next sequencer signs the committed head; the watermark agrees."""
     put(store, 4)

@@ -155,9 +155,12 @@ def failed(state: str) -> psycopg.Error:
         ("22003", Category.INCORRECT),
         ("23505", Category.INCORRECT),
         ("23514", Category.INCORRECT),
-        ("42P01", Category.FAULT),
-        ("42501", Category.FAULT),
-        ("XX001", Category.FAULT),
+        ("25P03", Category.UNAVAILABLE),
+        ("42P01", Category.UNAVAILABLE),
+        ("42501", Category.UNAVAILABLE),
+        ("42601", Category.FAULT),
+        ("54000", Category.INCORRECT),
+        ("XX001", Category.UNAVAILABLE),
     ],
 )
 def test_each_class_of_postgresql_errors_has_its_category(state, category):
@@ -194,7 +197,7 @@ def test_errors_of_the_client_have_theirs(error, category):
         (sqlite3.SQLITE_READONLY, Category.UNAVAILABLE),
         (sqlite3.SQLITE_CONSTRAINT_UNIQUE, Category.INCORRECT),
         (sqlite3.SQLITE_TOOBIG, Category.INCORRECT),
-        (sqlite3.SQLITE_CORRUPT, Category.FAULT),
+        (sqlite3.SQLITE_CORRUPT, Category.UNAVAILABLE),
         (sqlite3.SQLITE_ERROR, Category.FAULT),
     ],
 )
