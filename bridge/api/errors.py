@@ -29,6 +29,7 @@ _ANSWERS: Final[Mapping[Category, tuple[int, str]]] = {
 _STATUS: Final[Mapping[str, int]] = {
     "request-too-large": 413,
     "json-too-large": 413,
+    "request-too-slow": 408,
     "media-type-unsupported": 415,
     "search-format-unsupported": 406,
     "format-unsupported": 406,

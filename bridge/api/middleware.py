@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.api.errors import error_response
@@ -14,6 +17,7 @@ from bridge.telemetry.logs import reduced
 from bridge.telemetry.metrics import REQUEST_SECONDS, Interaction
 
 _log: Final = structlog.get_logger("bridge.api")
+BODY_SECONDS: Final = 30.0  # for the whole body of a request
 TRAIL: Final = "trail"
 INTERACTION: Final = "interaction"
 
@@ -21,7 +25,7 @@ INTERACTION: Final = "interaction"
 class Surround:
     """Pure ASGI middleware of the FHIR API.
 
-    A request body over the limit is cut off as it arrives. An exception that no handler knows becomes a bare fault; what is
+    A request body over the limit, or slower than ``BODY_SECONDS``, is cut off as it arrives. An exception that no handler knows becomes a bare fault; what is
     logged of it is its type and the way it came. When the answer has left, or has failed to, the access records are closed.
     """
 
@@ -46,7 +50,8 @@ class Surround:
                 finished = True
 
         try:
-            await self._app(scope, self._limited(receive), sending)
+            with suppress(ClientDisconnect):  # nobody is left to answer
+                await self._app(scope, self._limited(receive), sending)
         except BridgeError as error:
             if not status:
                 await error_response(error)(scope, receive, sending)
@@ -62,12 +67,19 @@ class Surround:
             REQUEST_SECONDS.labels(interaction.value, str(status // 100)).observe(time.perf_counter() - began)
 
     def _limited(self, receive: Receive) -> Receive:
-        received = 0
+        received, complete, deadline = 0, False, time.monotonic() + BODY_SECONDS
 
         async def limited() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, complete
+            try:
+                async with asyncio.timeout(None if complete else max(0.0, deadline - time.monotonic())):
+                    message = await receive()
+            except TimeoutError:
+                raise Incorrect(
+                    "request-too-slow", "the request body did not arrive in time", remedy="Send it without pauses."
+                ) from None
             if message["type"] == "http.request":
+                complete = not message.get("more_body", False)
                 received += len(message.get("body", b""))
                 if received > self._request_bytes:
                     raise Incorrect(

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Final
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from bridge.access.consents import ConsentWriter
 from bridge.access.continuation import ContinuationSealer
@@ -31,6 +33,8 @@ from bridge.store import leaves
 from bridge.store.async_database import AsyncDatabase, open_async_database
 from bridge.store.database import Database
 from bridge.telemetry.stop import Stop
+
+HEADER_SECONDS: Final = 10.0  # a request whose headers take longer, up to twice as long, is not waited for
 
 
 class WebServer:
@@ -113,6 +117,7 @@ class WebServer:
         api = self._deployment.settings.api
         config = uvicorn.Config(
             app,  # type: ignore[arg-type]  # uvicorn names its own protocol for what Starlette is
+            http=_Connection,
             host=api.host,
             port=api.port,
             log_config=None,
@@ -131,6 +136,24 @@ class WebServer:
             ) from None
         finally:
             watching.cancel()
+
+
+class _Connection(H11Protocol):
+    """Closes connections on which no request comes to an end of its headers: uvicorn waits for those for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self.loop.call_later(HEADER_SECONDS, self._watch, None)
+
+    def _watch(self, last: object) -> None:
+        if self.transport.is_closing():
+            return
+        cycle: RequestResponseCycle | None = self.cycle
+        waiting = cycle is None or cycle.response_complete
+        if waiting and cycle is last:
+            self.transport.close()
+        else:
+            self.loop.call_later(HEADER_SECONDS, self._watch, cycle if waiting else self)
 
 
 class _Server(uvicorn.Server):
