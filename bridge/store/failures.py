@@ -49,8 +49,10 @@ def _unavailable(what: str, remedy: str = "Retried when it is back.") -> Unavail
 
 def _not_ours() -> Unavailable:
     """What no message can mend and an operator can: it must hold the feed up, and make no dead letters of it."""
-    return _unavailable(
-        "lacks tables, columns or rights that this version needs", "Run the migrations; check its rights."
+    return Unavailable(
+        "schema-outdated",
+        "the database lacks tables, columns or rights that this version needs",
+        remedy="Run the migrations of this version; check the rights of its role.",
     )
 
 

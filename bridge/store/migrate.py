@@ -68,7 +68,7 @@ def require_current(database: Database) -> None:
         with database.transaction(read_only=True) as txn:
             found = [version for (version,) in txn.execute(_VERSION)]
     except BridgeError as error:
-        if error.transient:
+        if error.transient and error.code != "schema-outdated":
             raise
         found = []
     if found != [wanted]:

@@ -141,7 +141,7 @@ def test_a_migration_that_fails_leaves_nothing(database_url):
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("CREATE TABLE lease (in_the_way int)")
 
-    with pytest.raises(Exception, match="store-unavailable"):
+    with pytest.raises(Exception, match="store-statement"):
         migrate(database_url)
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT to_regclass('source_position')").fetchone() == (None,)

@@ -9,9 +9,12 @@ import json
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from bridge.pipeline.batch import Item
+from bridge.store.dialect import Statement
 from bridge.store.rows import Outcome
+from bridge.telemetry.stop import Stop
 from tests.integration.hospital import Hospital, codes, hl7, outcomes, pid, pv1
 
 
@@ -69,6 +72,32 @@ def test_a_consent_of_a_name_that_nobody_can_have_pauses_its_source(hospital: Ho
     assert outcomes(verdicts) == [Outcome.STORED, Outcome.DEAD]
     assert [alarm["code"] for alarm in hospital.rows("alarm")] == ["consent-without-patient"]
     assert [row["source"] for row in hospital.rows("source_control")] == ["north"]
+
+
+def test_a_missing_table_holds_the_feed_up_and_kills_no_message(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator's mistake, not the messages': they are stored once it is mended, and nothing is a dead letter."""
+
+    def rename(old: str, new: str) -> None:
+        with hospital.database.transaction() as txn:
+            txn.change(Statement(sa.text(f"ALTER TABLE {old} RENAME TO {new}")))
+
+    class Mended(Stop):
+        def wait(self, timeout_seconds: float | None = None) -> bool:
+            assert outcomes_so_far(hospital) == 0
+            rename("elsewhere", "resource_string")
+            return False
+
+    rename("resource_string", "elsewhere")
+    monkeypatch.setattr(hospital, "stop", Mended())
+    verdicts = hospital.feed(*(neighbour(number) for number in range(3)))
+
+    assert outcomes(verdicts) == [Outcome.STORED] * 3
+
+
+def outcomes_so_far(hospital: Hospital) -> int:
+    return hospital.position().received
 
 
 @pytest.mark.parametrize(
