@@ -21,7 +21,7 @@ from bridge.errors import NotFound
 from bridge.fhir.json import loads_stored
 from bridge.fhir.references import patients_of
 from bridge.fhir.search.match import matches
-from bridge.fhir.search.query import DateClause, Query, SortBy
+from bridge.fhir.search.query import MAX_COUNT, DateClause, Query, SortBy
 from bridge.store import reader
 from bridge.store.async_database import AsyncDatabase, AsyncTransaction
 from bridge.store.reader import Found, PatientFacts
@@ -30,6 +30,7 @@ from bridge.telemetry.metrics import DECISIONS
 
 FOREVER_US: Final = 2**63 - 1
 SCAN_ROWS: Final = 2000  # rows looked at for one page; then the page is given as it is, with a link on
+SCAN_AT_ONCE: Final = MAX_COUNT + 1  # a count alone must not spend the budget before it knows who is closed
 SCAN_STEP: Final = 100  # rows read at once, at least, when the first look did not fill the page
 MAX_NAMED_PATIENTS: Final = 50
 _CODED: Final = ("code", "category", "type", "class")
@@ -250,7 +251,8 @@ class Enforcer:
             ]
             allowed = visibility(request, self._policy)
             while len(found) <= wanted and not exhausted and scanned < SCAN_ROWS:
-                limit = min(max(wanted + 1 - len(found), SCAN_STEP if scanned else 0), SCAN_ROWS - scanned)
+                rest = max(wanted + 1 - len(found), SCAN_STEP if scanned else 0)
+                limit = min(rest, SCAN_AT_ONCE, SCAN_ROWS - scanned)
                 rows = await reader.search(
                     txn,
                     query,

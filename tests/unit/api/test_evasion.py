@@ -111,6 +111,7 @@ def test_a_version_of_another_patient_follows_that_patient(exchange):
 def test_hidden_rows_do_not_spend_the_budget(exchange, monkeypatch, how):
     """However many rows a hidden patient has, the answer is that for an absent one: no link to an empty rest."""
     monkeypatch.setattr(enforcement, "SCAN_ROWS", 30)
+    monkeypatch.setattr(enforcement, "SCAN_AT_ONCE", 20)
     if how == "restricted":
         exchange.seed.put({**permit("p2", id="c2"), "provision": {"type": "permit", "code": [HIV]}})
         exchange.seed.restrict("p2")
@@ -118,6 +119,8 @@ def test_hidden_rows_do_not_spend_the_budget(exchange, monkeypatch, how):
     hidden, absent = exchange.get("Observation?patient=p2"), exchange.get("Observation?patient=p9")
 
     assert hidden.json().get("total") == 0
+    assert exchange.get("Observation?patient=p2&_count=0").json().get("total") == 0
+    assert exchange.get("Observation?_count=0").json().get("total") == 1
     assert hidden.text.replace("p2", "") == absent.text.replace("p9", "")
     page = exchange.get("Observation?_count=5").json()
     assert [entry["resource"]["id"] for entry in page["entry"]] == ["o60"]
