@@ -175,9 +175,7 @@ def test_a_merge_takes_effect_in_every_order_of_arrival(hospitals: Callable[[], 
     """Before its records are known, between their messages, after everything: always the same resources and person."""
     messages = (FIRST, SECOND, MERGE, LATE, UPDATE)
     pictures = []
-    for order in itertools.permutations(range(5)):
-        if order[0] > 2 and order[1] > 2:  # a sixth of the orders says nothing that the others do not
-            continue
+    for order in itertools.islice(itertools.permutations(range(5)), 0, None, 3):
         hospital = hospitals()
         (hospital.feed if batched else hospital.one_by_one)(*(messages[number] for number in order))
         pictures.append(hospital.picture())
