@@ -60,7 +60,7 @@ class Slot:
     role: Role
     lives: list[str]
     moments: tuple[float, float]
-    begun: float = 0.0
+    spare: int = 10
     deadline: float = 0.0
     planned: str | None = None
     kills: Counter[str] = field(default_factory=Counter)
@@ -75,6 +75,9 @@ class Slot:
             if ended is None:
                 self.role.kill()
                 self.kills[RANDOM] += 1
+                if self.planned != RANDOM and self.spare > 0:  # it did not get there in time: again, later
+                    self.spare -= 1
+                    self.lives.append(self.planned)
             else:
                 assert ended == -signal.SIGKILL, f"ended by itself with {ended}:\n{self.role.log_text()[-3000:]}"
                 self.kills[self.planned.partition("=")[0]] += 1
@@ -84,7 +87,6 @@ class Slot:
         # The trace shows that no offset was committed after the last database commit of a life.
         points = f"{self.planned},worker.after-offset-commit=trace" if BETWEEN in self.planned else self.planned
         self.role.begin(points)
-        self.begun = now
         self.deadline = now + (rng.uniform(*self.moments) if self.planned == RANDOM else _PATIENCE_SECONDS)
         return True
 
@@ -168,7 +170,7 @@ def on_kafka(messages: int, times: int, tmp_path: Path, kafka: Kafka, postgres: 
         Slot(harassed.role("work", "work-2"), lives[1::2], (2.5, 6)),
         Slot(harassed.role("anchor"), anchor_lives, (3, 6)),
     ]
-    portions = Portions(feed(messages), 80)
+    portions = Portions(feed(messages), 10 + 5 * len(lives) // 2)
     kills = campaign(slots, rng, lambda: topics.send(portions.next()))
     with harassed.database() as database:
         meanwhile = received(database)
@@ -188,10 +190,10 @@ def on_kafka(messages: int, times: int, tmp_path: Path, kafka: Kafka, postgres: 
     undisturbed = undisturbed_on_kafka(messages, tmp_path, kafka, postgres, topics, harassed)
     topics.close()
     worker_kills = kills - Counter({point: kills[point] for point in (*SEQUENCING, *ANCHORING)})
+    assert_same(undisturbed, other)
     assert sum(worker_kills.values()) >= 25
     assert killed_between(harassed) >= 5
     assert {*SEQUENCING, *ANCHORING, BETWEEN, "worker.before-commit", "worker.after-offset-commit"} <= kills.keys()
-    assert_same(undisturbed, other)
 
 
 def undisturbed_on_kafka(
@@ -276,9 +278,9 @@ def embedded(messages: int, times: int, tmp_path: Path) -> None:
     role = quiet.role("up")
     undisturbed = finish_embedded(quiet, role, Hospitals(portions.messages, ports), messages)
 
+    assert_same(undisturbed, other, sent_again=True)
     assert sum(kills.values()) >= 25
     assert {life.partition("=")[0] for life in embedded_lives(rng, 1)} - {RANDOM} <= kills.keys()
-    assert_same(undisturbed, other, sent_again=True)
 
 
 def finish_embedded(bridge: Bridge, role: Role, hospitals: Hospitals, messages: int) -> Snapshot:
