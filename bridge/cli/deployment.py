@@ -84,7 +84,15 @@ class Deployment:
     def preparer(self) -> Preparer:
         """The pure stage."""
         digest_key = self.keys.secret_key(KeyPurpose.IDENTITY).reveal()
-        return Preparer(self.rules, self.bindings, self.keys, digest_key, self.settings.limits.message_bytes)
+        limits = self.settings.limits
+        return Preparer(
+            self.rules,
+            self.bindings,
+            self.keys,
+            digest_key,
+            limits.message_bytes,
+            event_ahead_us=int(limits.event_ahead_hours * 3_600_000_000),
+        )
 
     def recorder(self) -> Recorder:
         """What changes stored state; one a thread."""

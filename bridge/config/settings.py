@@ -233,6 +233,12 @@ class Limits(SettingsModel):
     """Bounds on what is done at once."""
 
     message_bytes: int = Field(default=16 * 2**20, gt=0, description="Larger messages become dead letters.")
+    event_ahead_hours: float = Field(
+        default=24,
+        gt=0,
+        description="Messages that date a change further than this after their receipt become dead letters: a wrong clock "
+        "would outrank every true change until then.",
+    )
     batch_messages: int = Field(default=100, gt=0, le=1000, description="Messages in one transaction.")
     batch_lock_keys: int = Field(default=2000, gt=0, description="Lock keys in one transaction.")
     waiting_messages: int = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from hashlib import blake2b
@@ -90,16 +91,30 @@ class Preparer:
         wrapper: wraps the data keys of raw messages.
         digest_key: 32 bytes that key the digests of messages.
         max_message_bytes: larger messages become dead letters.
+        event_ahead_us: how far an event may lie after its receipt; None = not checked.
     """
 
     def __init__(
-        self, rules: Rules, sites: Mapping[str, Site], wrapper: KeyWrapper, digest_key: bytes, max_message_bytes: int
+        self,
+        rules: Rules,
+        sites: Mapping[str, Site],
+        wrapper: KeyWrapper,
+        digest_key: bytes,
+        max_message_bytes: int,
+        *,
+        event_ahead_us: int | None = None,
     ) -> None:
+        self._event_ahead_us = event_ahead_us
         self._rules = rules
         self._sites = sites
         self._wrapper = wrapper
         self._digest_key = digest_key
         self._limits = Limits(message_bytes=max_message_bytes)
+
+    @property
+    def sources(self) -> AbstractSet[str]:
+        """The sources and listeners that are configured."""
+        return self._sites.keys()
 
     def site_of(self, source: str) -> Site:
         """The site bound to a source. Raises Incorrect ``source-unknown``."""
@@ -147,6 +162,7 @@ class Preparer:
                 stage = Stage.MAP
                 conversion = joined(convert_fhir(content, site, received_us=raw.received_us))
                 _refuse_types(conversion)
+            self._refuse_future(conversion, raw.received_us)
         except BridgeError as error:
             return prepared.failed(error, stage)
         except Exception as error:  # noqa: BLE001 - whatever one message does to the code, the others go on
@@ -164,6 +180,18 @@ class Preparer:
         return Prepared(raw, self.site_of(raw.source), raw.kind or ContentKind.HL7V2, envelope).failed(
             error, Stage.DETECT
         )
+
+    def _refuse_future(self, conversion: Conversion, received_us: int) -> None:
+        """What is dated into the future would outrank every true change until then, a revocation among them."""
+        if self._event_ahead_us is None:
+            return
+        newest = max((operation.stamp.time_us for operation in conversion.operations), default=conversion.time_us)
+        if newest > received_us + self._event_ahead_us:
+            raise Incorrect(
+                "event-in-the-future",
+                "The message dates a change later than it was received.",
+                remedy="Correct the sender's clock or time zone, then replay; limits.event_ahead_hours says how far is far.",
+            )
 
     def _seen_hl7(self, raw: RawMessage, site: Site, message: Message) -> SeenKey:
         header = message.header

@@ -55,6 +55,7 @@ class QueueIntake:
         self._filled = threading.Condition()
         self._closing = False
         self._backlog = 0  # waiting rows, as of the last count and what was added since
+        self._paused: dict[str, int] = {}  # those of paused sources, which count for nobody else
         self._counted_at = -_COUNT_INTERVAL_SECONDS
         self._thread = threading.Thread(target=self._run, name="queue-intake", daemon=True)
         self._thread.start()
@@ -66,7 +67,7 @@ class QueueIntake:
         with self._filled:
             if self._closing:
                 raise Unavailable("intake-closed", "The intake is closing.", remedy="Send again after the restart.")
-            if len(self._queue) + self._backlog >= self._limit:
+            if len(self._queue) + self._backlog + self._paused.get(raw.source, 0) >= self._limit:
                 raise Busy("intake-full", "Too many messages wait to be stored.", remedy="Send again later.")
             self._queue.append(waiting)
             self._filled.notify()
@@ -123,12 +124,15 @@ class QueueIntake:
         return [Receipt(f"raw_message/{key}") for key in keys]
 
     def _count(self, txn: Transaction) -> None:
-        self._backlog = sum(raw_messages.waiting_by_source(txn).values())
+        waiting = raw_messages.waiting_by_source(txn)
+        self._paused = {source: waiting.pop(source, 0) for source in source_control.paused(txn)}
+        self._backlog = sum(waiting.values())
         self._counted_at = time.monotonic()
 
     def _recount(self) -> None:
         """Looks how far the worker has come while senders are made to wait."""
-        if self._backlog < self._limit or time.monotonic() - self._counted_at < _COUNT_INTERVAL_SECONDS:
+        most = self._backlog + max(self._paused.values(), default=0)
+        if most < self._limit or time.monotonic() - self._counted_at < _COUNT_INTERVAL_SECONDS:
             return
         with suppress(BridgeError), self._database.transaction(read_only=True) as txn:
             self._count(txn)
@@ -204,11 +208,15 @@ class QueueWorker:
         with self._database.transaction() as txn:
             for source in self._sources:
                 positions.claim(txn, source, QUEUE_TOPIC, 0)
+            unknown = sorted(raw_messages.waiting_by_source(txn).keys() - self._preparer.sources)
+        if unknown:
+            _log.error("queue-source-unknown", sources=unknown, remedy="Configure them until their messages are done.")
 
     def work_once(self, stop: Stop) -> bool:
         """One batch; answers whether there was anything to do."""
         with self._database.transaction(read_only=True) as txn:
-            rows = raw_messages.waiting(txn, self._batch_messages, paused=source_control.paused(txn))
+            sources = self._preparer.sources - source_control.paused(txn).keys()
+            rows = raw_messages.waiting(txn, self._batch_messages, sources)
         if not rows:
             return False
         started = time.perf_counter()

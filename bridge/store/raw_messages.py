@@ -24,10 +24,10 @@ class RawCount(NamedTuple):
 
 
 _keys: Final = rows_parameter("keys", raw_key=BIGINT, received_us=BIGINT)
-_paused: Final = rows_parameter("paused", source=TEXT)
+_sources: Final = rows_parameter("sources", source=TEXT)
 _PEEK: Final = Statement(
     sa.select(t)
-    .where(t.c.state == constant("waiting"), t.c.source.not_in(sa.select(_paused.c.source)))
+    .where(t.c.state == constant("waiting"), t.c.source.in_(sa.select(_sources.c.source)))
     .order_by(t.c.received_us, t.c.raw_key)
     .limit(sa.bindparam("count"))
 )
@@ -63,9 +63,9 @@ def insert(txn: Transaction, rows: Sequence[RawMessageRow]) -> None:
     txn.insert_rows(t, rows)
 
 
-def waiting(txn: Transaction, limit: int, *, paused: Collection[str] = ()) -> list[RawMessageRow]:
-    """Up to ``limit`` waiting messages, oldest first, of sources that are not ``paused``; nobody is held off by looking."""
-    return [RawMessageRow._make(row) for row in txn.execute(_PEEK, {"count": limit, "paused": set(paused)})]
+def waiting(txn: Transaction, limit: int, sources: Collection[str]) -> list[RawMessageRow]:
+    """Up to ``limit`` waiting messages of ``sources``, oldest first; nobody is held off by looking."""
+    return [RawMessageRow._make(row) for row in txn.execute(_PEEK, {"count": limit, "sources": set(sources)})]
 
 
 def hold_waiting(txn: Transaction, keys: Collection[tuple[int, int]]) -> set[int]:

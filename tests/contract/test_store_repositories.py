@@ -133,13 +133,14 @@ def raw(key: int, received_us: int = 0, state: str = RawState.WAITING, outcome: 
     )
 
 
-def test_waiting_messages_are_seen_oldest_first_without_the_paused_sources(database):
+def test_waiting_messages_of_the_sources_asked_for_are_seen_oldest_first(database):
     with database.transaction() as txn:
-        paused = raw(5, 1)._replace(source="paused")
-        raw_messages.insert(txn, [raw(1, 30), raw(2, 10), raw(3, 20), raw(4, 5, RawState.DONE, Outcome.STORED), paused])
+        other = raw(5, 1)._replace(source="other")
+        raw_messages.insert(txn, [raw(1, 30), raw(2, 10), raw(3, 20), raw(4, 5, RawState.DONE, Outcome.STORED), other])
 
-        assert raw_messages.waiting(txn, 2, paused=["paused"]) == [raw(2, 10), raw(3, 20)]
-        assert [row.raw_key for row in raw_messages.waiting(txn, 9)] == [5, 2, 3, 1]
+        assert raw_messages.waiting(txn, 2, ["mllp"]) == [raw(2, 10), raw(3, 20)]
+        assert [row.raw_key for row in raw_messages.waiting(txn, 9, {"mllp", "other"})] == [5, 2, 3, 1]
+        assert raw_messages.waiting(txn, 9, []) == []
 
 
 def test_what_is_held_waits_again_until_it_is_finished(database):
@@ -150,7 +151,7 @@ def test_what_is_held_waits_again_until_it_is_finished(database):
         assert raw_messages.hold_waiting(txn, [*keys[1:], (4, 5), (9, 9)]) == {2, 3}
         raw_messages.finish(txn, [(2, 10, RawState.DONE, Outcome.STORED)])
     with database.transaction() as txn:
-        assert [(row.raw_key, row.attempts) for row in raw_messages.waiting(txn, 9)] == [(3, 1), (1, 0)]
+        assert [(row.raw_key, row.attempts) for row in raw_messages.waiting(txn, 9, ["mllp"])] == [(3, 1), (1, 0)]
         assert raw_messages.hold_waiting(txn, keys) == {1, 3}
         assert raw_messages.hold_waiting(txn, [(4, 5)]) == raw_messages.hold_waiting(txn, []) == set()
 
@@ -185,7 +186,7 @@ def test_workers_at_once_never_hold_the_same_message(database, store_url):
         with open_database(store_url) as own:
             while True:
                 with own.transaction() as txn:
-                    seen = raw_messages.waiting(txn, 7)
+                    seen = raw_messages.waiting(txn, 7, ["mllp"])
                     held = raw_messages.hold_waiting(txn, [(row.raw_key, row.received_us) for row in seen])
                     raw_messages.finish(txn, [(key, key, RawState.DONE, Outcome.STORED) for key in held])
                 mine += held

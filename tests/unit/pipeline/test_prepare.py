@@ -221,3 +221,18 @@ def test_a_message_whose_bytes_no_longer_open_keeps_them() -> None:
 
     assert (lost.error, lost.envelope, lost.stage) == (error, good.envelope, Stage.DETECT)
     assert decided(lost) == "dead"
+
+
+def test_a_change_dated_into_the_future_is_a_dead_letter() -> None:
+    """Until that day it would outrank every true change; a day of tolerance covers clocks and zones."""
+    strict = Preparer(rules(), SITES, KEYS, b"i" * 32, 1 << 16, event_ahead_us=24 * 3_600_000_000)
+    noon_us = 1_709_294_400_000_000  # 2024-03-01 12:00 UTC
+
+    def prepared(at: str) -> Prepared:
+        message = hl7("ADT^A01", pid(), pv1(), at=at)
+        return strict.prepare(RawMessage("north", message, received_us=noon_us))
+
+    assert prepared("20240302110000").error is None
+    late = prepared("20240302130000").error
+    assert late is not None
+    assert late.code == "event-in-the-future"
