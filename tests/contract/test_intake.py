@@ -45,7 +45,7 @@ class Case:
 def queue_case(url: str) -> Case:
     def kept() -> list[bytes]:
         with open_database(url) as database, database.transaction(read_only=True) as txn:
-            return [opened(row, KEYS).content for row in raw_messages.waiting(txn, 10_000)]
+            return [opened(row, KEYS).content for row in raw_messages.waiting(txn, 10_000, [SOURCE])]
 
     class Breakable:
         broken = False

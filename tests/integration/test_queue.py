@@ -250,6 +250,38 @@ def test_a_paused_source_waits_while_others_go_on(hospital: Hospital, intake: Qu
     assert_adds_up(hospital, 6)
 
 
+def test_a_source_that_is_no_longer_configured_holds_up_nobody(hospital: Hospital, intake: QueueIntake) -> None:
+    """Its messages wait for it to come back; the others' are done."""
+    accept(intake, arrivals(hospital, 2) + arrivals(hospital, 2, "south"))
+    without = Hospital(hospital.url, {name: site for name, site in hospital.sites.items() if name != "north"})
+    worker = QueueWorker(without.preparer, without.batcher, KEYS, without.database, ["south"])
+    worker.open()
+    work_off(worker)
+    without.close()
+    assert waiting(hospital) == 2
+    assert hospital.position("south").stored == 2
+
+    work_off(opened(hospital))
+    assert waiting(hospital) == 0
+    assert_adds_up(hospital, 4)
+
+
+def test_a_paused_source_fills_the_queue_for_itself_alone(hospital: Hospital) -> None:
+    """Its senders wait for the operator; those of the others do not."""
+    with hospital.database.transaction() as txn:
+        source_control.pause(txn, "north", "seen to")
+    full = QueueIntake(open_database(hospital.url), hospital.preparer, KEYS, 5)
+    try:
+        assert all(isinstance(r, Receipt) for r in accept(full, arrivals(hospital, 5)))
+        with hospital.database.transaction(read_only=True) as txn:
+            full._count(txn)
+
+        assert all(isinstance(r, Busy) for r in accept(full, arrivals(hospital, 2)))
+        assert all(isinstance(r, Receipt) for r in accept(full, arrivals(hospital, 2, "south")))
+    finally:
+        full.close()
+
+
 def test_a_row_that_was_altered_is_a_dead_letter_and_holds_up_nobody(
     hospital: Hospital, intake: QueueIntake, worker: QueueWorker
 ) -> None:
