@@ -98,9 +98,7 @@ def stored(bridge: Bridge, contents: Sequence[bytes]) -> list[Verdict]:
         work = Pipeline(bridge.deployment(), database)
         place = work._claimed((SITE, 0))
         items = [
-            Item(
-                work.preparer.prepare(RawMessage(SITE, content, None, received_us=1_700_000_000_000_000 + n)), offset=n
-            )
+            Item(work.preparer.prepare(RawMessage(SITE, content, None, received_us=work.now_us + n)), offset=n)
             for n, content in enumerate(contents)
         ]
         return work.batcher.store(items, place, Stop())

@@ -92,6 +92,7 @@ def test_what_a_killed_api_has_answered_is_recorded(store_url: str, tmp_path: Pa
     with bridge.database(read_only=False) as database:
         in_order(Pipeline(bridge.deployment(), database), feed(60))
         patients = [name[1] for name in read(database, bridge.deployment().keys).current() if name[0] == "Patient"]
+    assert len(patients) >= 10
     clients = Clients(bridge, tmp_path, patients[:10])
     role = bridge.role("serve")
     for number, point in enumerate([*POINTS, *POINTS], 2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,7 @@ class Pipeline:
         self.preparer: Preparer = deployment.preparer()
         self.batcher = deployment.batcher(database)
         self.keys = deployment.keys
+        self.now_us = time.time_ns() // 1000  # the feed is of the past
         self._places: dict[tuple[str, int], Place] = {}
 
     def store(self, partition: tuple[str, int], messages: Sequence[tuple[SynthMessage, bool]]) -> None:
@@ -44,9 +46,7 @@ class Pipeline:
         place = self._places.get(partition) or self._claimed(partition)
         items = []
         for offset, (message, refused) in enumerate(messages, place.expected):
-            raw = RawMessage(
-                message.site, message.content, ContentKind.HL7V2, received_us=1_700_000_000_000_000 + offset
-            )
+            raw = RawMessage(message.site, message.content, ContentKind.HL7V2, received_us=self.now_us + offset)
             prepared = self.preparer.prepare(raw)
             if refused:
                 prepared = prepared.failed(REFUSED, Stage.MAP)
