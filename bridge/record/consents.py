@@ -53,6 +53,7 @@ def project(txn: Transaction, work: Work, rows: Mapping[int, ResourceRow], commi
     changed = [entry for entry in work.changed() if entry.type == "Consent"]
     if not changed:
         return []
+    awaited = set(work.reserved().values())
     known = repository.load(txn, [entry.key for entry in changed])
     projected: list[Projected] = []
     for entry in changed:
@@ -60,7 +61,7 @@ def project(txn: Transaction, work: Work, rows: Mapping[int, ResourceRow], commi
         row = rows[entry.key]
         before = known.get(entry.key)
         patient = row.patient_key if row.patient_key is not None else (before.patient_key if before else None)
-        if patient is None:
+        if patient is None or patient in awaited:
             raise Incorrect(
                 "consent-patient-unknown",
                 "A Consent names a Patient that is not here.",

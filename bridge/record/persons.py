@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from bridge.errors import Conflict
 from bridge.ledger.commitment import LeafKind
@@ -80,6 +81,9 @@ class _Neighbourhood:
     capped: frozenset[int]
 
 
+_OWN: Final = (None, "own", Certainty.CERTAIN)
+
+
 def relink(
     txn: Transaction,
     changed: Sequence[ChangedRecord],
@@ -97,7 +101,10 @@ def relink(
     _write_keys(txn, changed, model)
     place = _neighbourhood(txn, changed, merges, model)
     edges, rules = _edges(place, model)
-    moved = _assign(txn, place, components(place.features, edges))
+    groups = components(place.features, edges)
+    # Whoever of a wholly new person came first founded it alone, in the same batch as the others or in one before.
+    founders = {min(group) for group in groups if not group & place.person_of.keys()}
+    moved = _assign(txn, place, groups)
     now_us = txn.now_us()
     reasons = _reasons(changed, merges)
     links: list[LinkRow] = []
@@ -108,7 +115,7 @@ def relink(
         event = _Event(LeafKind.MERGE, merge.survivor, merge.subsumed, None, None, "asserted-merge", Certainty.ASSERTED)
         events.append(_event_row(next(event_keys), event, merge, now_us, commitments))
     for record, (before, after) in sorted(moved.items()):
-        other, rule, certainty = rules.get(record, (None, "own", Certainty.CERTAIN))
+        other, rule, certainty = rules.get(record, _OWN) if record not in founders else _OWN
         links.append(LinkRow(record, after, certainty, rule, now_us))
         touched.update(person for person in (before, after) if person is not None)
         if before is None and other is None:
@@ -200,7 +207,7 @@ def _edges(
         decision = decide(place.features[record], candidates, model, place.capped)
         edges.setdefault(record, []).extend(link.record for link in decision.links)
         if decision.links:
-            first = decision.links[0]
+            first = next((link for link in decision.links if link.record < record), decision.links[0])
             rules[record] = (first.record, first.rule, first.certainty)
     for left, merged in place.asserted.items():
         for right in merged:

@@ -28,6 +28,7 @@ from bridge.record.persons import AssertedMerge, ChangedRecord, relink
 from bridge.record.versions import stored_bytes
 from bridge.record.work import Change, Draft, Entry, Work, stored_of
 from bridge.store import identity, resources
+from bridge.store import restrictions as restriction_rows
 from bridge.store.database import Transaction
 from bridge.store.rows import Outcome, ResourceRow, ResourceWrite, VersionRow
 from bridge.telemetry.metrics import STAGE_SECONDS, Stage
@@ -101,7 +102,8 @@ class Recorder:
         commitments = self.commitments(txn)
         writes = self._writes(txn, work, commitments)
         clock.stop(Stage.SERIALIZE)
-        identity.insert(txn, list(work.new_names.items()))
+        identity.insert(txn, [(name, key) for name, key in work.new_names.items() if name not in work.adopted])
+        self._adopt(txn, work)
         resources.write(txn, writes)
         resources.write_states(
             txn,
@@ -154,6 +156,7 @@ class Recorder:
                 for operation in change.conversion.operations:
                     if not isinstance(operation, Merge):
                         names.update(operation.target.keys)
+                names.update(work.reserved_names())
         shared = {entry.key for entry in (*work.changed(), *work.restated()) if entry.type in _SHARED_TYPES}
         if shared:
             names.update(name for name, key in work.names_of(shared))
@@ -239,6 +242,15 @@ class Recorder:
         ]
         relink(txn, changed, merges, self._model, commitments)
 
+    @staticmethod
+    def _adopt(txn: Transaction, work: Work) -> None:
+        """Gives what hung on a reserved key to the resource that the name turned out to be of."""
+        if work.adopted:
+            identity.put(txn, [(name, key) for name, (_, key) in work.adopted.items()])
+            moved = dict(work.adopted.values())
+            resources.move_patient(txn, moved)
+            restriction_rows.move(txn, moved)
+
     def _restrict(self, txn: Transaction, work: Work, changes: Sequence[Change]) -> None:
         created = {key: name for name, key in work.new_names.items() if name.resource_type == "Patient"}
         if created:
@@ -272,9 +284,11 @@ class _Patients:
     """In whose compartment each changed resource is: the Patient's key, and the record UUID whose key salts its leaves."""
 
     def __init__(self, txn: Transaction, work: Work, changed: Sequence[Entry]) -> None:
-        self._by_id = {
+        self._by_id: dict[str, tuple[int | None, str | None]] = {
             entry.fhir_id: (entry.key, entry.record_uuid) for entry in work.entries.values() if entry.type == "Patient"
         }
+        # A resource that came before its Patient is in the compartment from the start; its salt is the organisation's.
+        self._by_id.update({fhir_id: (key, None) for fhir_id, key in work.reserved().items()})
         self._ids = {entry.key: _patient_id(entry) for entry in changed}
         unknown = {fhir_id for fhir_id in self._ids.values() if fhir_id and fhir_id not in self._by_id}
         if unknown:

@@ -75,12 +75,17 @@ class _Trial:
     stored: dict[int, Stored] = field(default_factory=dict)
     created: dict[int, Entry] = field(default_factory=dict)
     names: dict[IdentityKey, int] = field(default_factory=dict)
+    reserved: dict[int, str] = field(default_factory=dict)
+    adopted: dict[IdentityKey, int] = field(default_factory=dict)
     merges: list[MergeEvent] = field(default_factory=list)
     superseded: bool = True
 
 
 class Work:
-    """Loads what ``changes`` touch and applies them. Read ``outcomes``, ``entries``, ``new_names``, ``merges``."""
+    """Loads what ``changes`` touch and applies them. Read ``outcomes``, ``entries``, ``new_names``, ``merges``.
+
+    ``adopted`` names were reserved for references and turned out to name something known: name → (reserved key, key).
+    """
 
     def __init__(self, txn: Transaction, changes: Sequence[Change], identity_key: bytes) -> None:
         self._txn = txn
@@ -88,10 +93,12 @@ class Work:
         self._names: dict[IdentityKey, int] = {}
         self._looked_up: set[IdentityKey] = set()
         self._fresh_keys: list[int] = []
+        self._reserved: dict[int, str] = {}
         self.entries: dict[int, Entry] = {}
         self.new_names: dict[IdentityKey, int] = {}
         self.merges = Merges()
         self.new_merges: list[MergeEvent] = []
+        self.adopted: dict[IdentityKey, tuple[int, int]] = {}
         self.outcomes: list[Outcome | BridgeError] = []
         self._load(_names_in(changes))
         for change in changes:
@@ -119,6 +126,14 @@ class Work:
         entry = self.entries.get(key)
         return entry.record_uuid if entry else None
 
+    def reserved_names(self) -> list[IdentityKey]:
+        """Names that this batch reserves for what it refers to."""
+        return [name for name, key in self.new_names.items() if key in self._reserved]
+
+    def reserved(self) -> dict[str, int]:
+        """Resource keys of what is referred to and not there yet, by the id it will have."""
+        return {fhir_id: key for key, fhir_id in self._reserved.items() if key not in self.entries}
+
     def changed(self) -> list[Entry]:
         """Entries with new versions, in key order."""
         return sorted((entry for entry in self.entries.values() if entry.drafts), key=lambda entry: entry.key)
@@ -136,6 +151,10 @@ class Work:
         found = identity.lookup(self._txn, wanted)
         self._names.update(found)
         patients = self._load_entries(set(found.values()))
+        # A name without a resource was reserved by whoever referred to it first: exactly one name, and its minted id.
+        for name, key in found.items():
+            if key not in self.entries:
+                self._reserved[key] = mint(name, self._identity_key)
         while patients:
             events = merges_among(persons.events(self._txn, patients))
             self.merges.add_all(events)
@@ -175,8 +194,8 @@ class Work:
 
     def _apply(self, operation: Any, change: Change, trial: _Trial) -> None:
         key = self._key_of(operation.target, trial)
-        if key is None:
-            key = self._create(operation.target, change.site, trial)
+        if key is None or (key not in self.entries and key not in trial.created):
+            key = self._create(operation.target, change.site, trial, key)
         stored = trial.stored.get(key)
         if stored is None and key in self.entries:
             stored = self.entries[key].stored
@@ -204,6 +223,10 @@ class Work:
     def _join(self, trial: _Trial, change: Change) -> None:
         self.entries.update(trial.created)
         self._names.update(trial.names)
+        self._reserved.update(trial.reserved)
+        for name, key in trial.adopted.items():
+            self.adopted[name] = (self._names[name], key)
+            self._names[name] = key
         self.new_names.update(trial.names)
         self.new_merges.extend(trial.merges)
         touched = set(trial.stored)
@@ -242,28 +265,38 @@ class Work:
         return None
 
     def _id_of(self, target: Target, trial: _Trial) -> str:
-        """Id of a target; one that nobody has introduced yet will get exactly this id."""
+        """Id of a target; for one that nobody has introduced yet, name, key and id are reserved."""
         if any(name not in self._looked_up for name in target.keys):
             self._load(target.keys)
         key = self._key_of(target, trial)
         if key is None:
-            return mint(target.keys[0], self._identity_key)
-        entry = trial.created.get(key) or self.entries[key]
-        return entry.fhir_id
+            key = self._fresh_key()
+            trial.names[target.keys[0]] = key
+            trial.reserved[key] = mint(target.keys[0], self._identity_key)
+        entry = trial.created.get(key) or self.entries.get(key)
+        return entry.fhir_id if entry is not None else trial.reserved.get(key) or self._reserved[key]
 
-    def _create(self, target: Target, site: str, trial: _Trial) -> int:
+    def _fresh_key(self) -> int:
         if not self._fresh_keys:
             self._fresh_keys = list(reversed(self._txn.allocate("resource", 64)))
-        key = self._fresh_keys.pop()
-        fhir_id = mint(target.keys[0], self._identity_key)
+        return self._fresh_keys.pop()
+
+    def _create(self, target: Target, site: str, trial: _Trial, reserved: int | None) -> int:
+        if reserved is None:
+            key, fhir_id = self._fresh_key(), mint(target.keys[0], self._identity_key)
+        else:
+            key, fhir_id = reserved, trial.reserved.get(reserved) or self._reserved[reserved]
         trial.created[key] = Entry(key, target.resource_type, fhir_id, random_uuid(), site)
         self._name(target, key, trial)
         return key
 
     def _name(self, target: Target, key: int, trial: _Trial) -> None:
         for name in target.keys:
-            if name not in self._names and name not in trial.names:
+            known = trial.names.get(name) or self._names.get(name)
+            if known is None:
                 trial.names[name] = key
+            elif known != key and known not in self.entries and known not in trial.created:
+                trial.adopted[name] = key  # reserved for a reference, and now shown to be a name of this one
 
     def _forget(self, key: int, trial: _Trial) -> None:
         del trial.created[key]

@@ -47,6 +47,11 @@ def insert(txn: Transaction, rows: Sequence[tuple[IdentityKey, int]]) -> None:
     txn.insert_rows(t, [(*key, resource_key) for key, resource_key in rows])
 
 
+def put(txn: Transaction, rows: Sequence[tuple[IdentityKey, int]]) -> None:
+    """Records names, replacing what they named before."""
+    txn.upsert_rows(t, [(*key, resource_key) for key, resource_key in rows])
+
+
 def names_of(txn: Transaction, resource_key: int) -> list[IdentityKey]:
     """All names of one resource."""
     return [IdentityKey._make(row[:4]) for row in txn.execute(_NAMES, {"key": resource_key})]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -75,6 +75,11 @@ _DELETE_STRINGS: Final = Statement(
         sa.tuple_(*resource_string.c).in_(sa.select(*_strings.c)),
     )
 )
+_MOVE_PATIENT: Final = Statement(
+    sa.update(resource)
+    .values(patient_key=sa.bindparam("after"))
+    .where(resource.c.patient_key == sa.bindparam("before"), resource.c.type != "Patient")
+)
 _LATEST: Final = 2**63 - 1
 
 
@@ -88,6 +93,12 @@ def load(txn: Transaction, keys: Collection[int]) -> dict[int, ResourceRow]:
 def standing(txn: Transaction, keys: Collection[int]) -> dict[int, tuple[int, bytes]]:
     """Current version number and state by key: whether what was loaded still stands."""
     return {row[0]: (row[1], bytes(row[2])) for row in txn.execute(_STANDING, {"keys": set(keys)})} if keys else {}
+
+
+def move_patient(txn: Transaction, moved: Mapping[int, int]) -> None:
+    """Moves what lies in one patient's compartment to another's, by their resource keys."""
+    for before, after in moved.items():
+        txn.change(_MOVE_PATIENT, {"before": before, "after": after})
 
 
 def write_states(txn: Transaction, rows: Sequence[tuple[int, int, bytes]]) -> None:

@@ -36,6 +36,9 @@ _RESOLVE: Final = Statement(
     )
     .where(t.c.identity_mac.in_(sa.select(_found.c.identity_mac)), t.c.patient_key.is_(None))
 )
+_MOVE: Final = Statement(
+    sa.update(t).values(patient_key=sa.bindparam("after")).where(t.c.patient_key == sa.bindparam("before"))
+)
 
 
 def add(txn: Transaction, rows: Sequence[RestrictionRow]) -> None:
@@ -65,6 +68,12 @@ def lift(txn: Transaction, restriction_keys: Collection[int], *, lifted_by: str,
         return 0
     given = {"keys": set(restriction_keys), "now": txn.start_us, "by": lifted_by, "reason_": reason}
     return txn.change(_LIFT, given)
+
+
+def move(txn: Transaction, moved: Mapping[int, int]) -> None:
+    """Gives the restrictions of one patient to another, by their resource keys."""
+    for before, after in moved.items():
+        txn.change(_MOVE, {"before": before, "after": after})
 
 
 def resolve_identity(txn: Transaction, patients: Mapping[bytes, int]) -> int:

@@ -222,3 +222,44 @@ def test_a_merge_the_other_way_round_turns_it_over(hospital: Hospital) -> None:
     one, two = hospital.patient("1"), hospital.patient("2")
     assert links_of(one) == [("replaced-by", f"Patient/{two['id']}")]
     assert two.get("active") is not False
+
+
+@pytest.mark.parametrize(
+    "named", [{}, {"identifier": [{"system": "urn:test:north", "value": "77"}]}], ids=["by-id", "by-number"]
+)
+def test_a_resource_that_came_before_its_patient_is_the_patients(hospital: Hospital, named: dict[str, Any]) -> None:
+    """Reference and compartment hold whatever the order, also where the Patient then has a number of its own."""
+    observation = {
+        "resourceType": "Observation",
+        "id": "o1",
+        "status": "final",
+        "code": {"text": "Potassium"},
+        "subject": {"reference": "Patient/p1"},
+    }
+    hospital.feed(observation)
+    hospital.feed({"resourceType": "Patient", "id": "p1", "birthDate": "1970-01-02", **named})
+    hospital.feed({**observation, "id": "o2"})
+
+    [patient] = [row for row in hospital.rows("resource") if row["type"] == "Patient"]
+    compartments = [row["patient_key"] for row in hospital.rows("resource") if row["type"] == "Observation"]
+    assert compartments == [patient["resource_key"]] * 2
+    assert {o["subject"]["reference"] for o in hospital.resources("Observation")} == {f"Patient/{patient['fhir_id']}"}
+
+
+def test_a_name_that_was_waited_for_may_turn_out_to_be_a_known_patients(hospital: Hospital) -> None:
+    """What hung on the name, a restriction above all, is the known patient's from then on."""
+    hospital.feed(hl7("ADT^A01", pid("77^^^NORTH^MR"), pv1()))
+    reference = {"reference": "Patient/p1"}
+    hospital.feed(
+        {"resourceType": "Observation", "id": "o1", "status": "final", "code": {"text": "K"}, "subject": reference}
+    )
+    hospital.feed(
+        {"resourceType": "Consent", "id": "c1", "status": "active", "patient": reference, "provision": {"type": "?"}}
+    )
+    named = {"identifier": [{"system": "urn:test:north", "type": {"coding": [{"code": "MR"}]}, "value": "77"}]}
+    hospital.feed({"resourceType": "Patient", "id": "p1", **named})
+
+    [patient] = [row for row in hospital.rows("resource") if row["type"] == "Patient"]
+    [observation] = [row for row in hospital.rows("resource") if row["type"] == "Observation"]
+    assert observation["patient_key"] == patient["resource_key"]
+    assert {row["patient_key"] for row in hospital.rows("restriction")} == {patient["resource_key"]}

@@ -233,3 +233,17 @@ def test_two_workers_link_two_new_records_that_match(database_url: str) -> None:
     assert workers[0].rows("dead_letter") == []
     for worker in workers:
         worker.close()
+
+
+def test_link_events_do_not_depend_on_how_messages_fall_into_batches(hospitals: Callable[[], Hospital]) -> None:
+    """The first record of a person founds it without a decision; each further one is linked by one event."""
+    messages = [hl7("ADT^A08", pid(f"{n}^^^NORTH^MR~9^^^NHR^NH", name="Ash^Ida", **AT_HOME)) for n in range(4)]
+
+    def events(hospital: Hospital) -> list[tuple[object, ...]]:
+        return sorted((row["kind"], row["rule"], row["certainty"]) for row in hospital.rows("link_event"))
+
+    together, apart = hospitals(), hospitals()
+    together.feed(*messages)
+    apart.one_by_one(*messages)
+
+    assert events(together) == events(apart) == [("link", "same-evidence-identifier", "certain")] * 3
