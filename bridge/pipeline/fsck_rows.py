@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -115,7 +116,7 @@ class RowCheck:
                 for code in wrong.get(row.leaf_id, ()):
                     yield _of(facts.get(row.resource_key), code, _WORDS[code], row.version, "resource_version", row)
                 if not wrong.get(row.leaf_id):
-                    yield from _row_differs(row, facts.get(row.resource_key), patients)
+                    yield from _row_differs(row, facts.get(row.resource_key), patients, partial(_patient_key, txn))
                 before = row
             self._tally.checked["versions"] += len(chunk)
         if before is not None:
@@ -334,7 +335,10 @@ def _sequence(
 
 
 def _row_differs(
-    row: VersionRow, facts: ResourceFacts | None, patients: Mapping[int, ResourceFacts]
+    row: VersionRow,
+    facts: ResourceFacts | None,
+    patients: Mapping[int, ResourceFacts],
+    patient_key: Callable[[str], int | None],
 ) -> Iterator[Finding]:
     """Columns beside the bytes: what the committed bytes say of themselves, the rows must say too."""
     if facts is None:
@@ -354,7 +358,11 @@ def _row_differs(
     content = b"" if row.deleted else _content(row.body)
     if content_digest(content) != facts.content_digest:
         yield _of(facts, "content-digest-differs", "the digest is not that of the current bytes", row.version)
-    if facts.patient_key is not None and not row.deleted and not _in_compartment(row.body, facts, patients):
+    if (
+        facts.patient_key is not None
+        and not row.deleted
+        and not _in_compartment(row.body, facts, patients, patient_key)
+    ):
         yield _of(facts, "patient-differs", "it is kept for another patient than its bytes name", row.version)
 
 
@@ -371,13 +379,28 @@ def _content(body: bytes) -> bytes:
     return content_bytes(resource)
 
 
-def _in_compartment(body: bytes, facts: ResourceFacts, patients: Mapping[int, ResourceFacts]) -> bool:
+def _patient_key(txn: Transaction, fhir_id: str) -> int | None:
+    row = resources.load_by_id(txn, [("Patient", fhir_id)]).get(("Patient", fhir_id))
+    return row.resource_key if row else None
+
+
+def _in_compartment(
+    body: bytes,
+    facts: ResourceFacts,
+    patients: Mapping[int, ResourceFacts],
+    patient_key: Callable[[str], int | None],
+) -> bool:
     if facts.type == "Patient":
         return facts.patient_key == facts.resource_key
     reference = patient_of(loads_stored(body))
     target = parse_reference(reference) if reference else None
     patient = patients.get(facts.patient_key or 0)
-    return target is not None and patient is not None and (target.type, target.id) == (patient.type, patient.fhir_id)
+    if target is None or target.type != "Patient":
+        return False
+    if patient is not None and target.id == patient.fhir_id:
+        return True
+    # Named before it was there: its key was reserved, and may have turned out to be another record's.
+    return patient_key(target.id) is None
 
 
 def _of(

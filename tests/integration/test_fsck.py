@@ -332,3 +332,23 @@ def test_an_anchor_that_the_chain_does_not_hold_is_found(
     assert evidence.chain.read_anchor(LogId.of_origin(ORIGIN)) is None
 
     assert codes(evidence.check()) == {("anchor", "anchor-not-on-chain")}
+
+
+def test_what_came_before_its_patient_is_in_order(hospital: Hospital, tmp_path: Path) -> None:
+    """Its key was reserved for the name, whether the Patient is still to come or turned out to be a known one."""
+    evidence = Evidence(hospital, tmp_path)
+    reference = {"reference": "Patient/p1"}
+    hospital.feed(
+        {"resourceType": "Observation", "id": "o1", "status": "final", "code": {"text": "K"}, "subject": reference}
+    )
+    evidence.sequence()
+    evidence.anchor()
+    waiting = evidence.check()
+    hospital.feed(hl7("ADT^A01", pid("77^^^NORTH^MR"), pv1()))
+    named = {"identifier": [{"system": "urn:test:north", "type": {"coding": [{"code": "MR"}]}, "value": "77"}]}
+    hospital.feed({"resourceType": "Patient", "id": "p1", **named})
+    evidence.sequence()
+    evidence.anchor()
+
+    assert waiting == evidence.check() == []
+    evidence.close()
