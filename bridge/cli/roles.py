@@ -1,6 +1,7 @@
 """Running roles in one process: a thread for each blocking one, one event loop for the listeners and the API.
 
-SIGTERM and SIGINT ask everyone to stop; a role that fails for good stops the others, and its error is the command's.
+SIGTERM and SIGINT ask everyone to stop; a role that fails for good stops the others, and its error is the command's. From
+then on there is one deadline for all of them.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ import asyncio
 import gc
 import signal
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -18,6 +21,8 @@ from bridge.errors import BridgeError, Fault
 from bridge.telemetry.stop import Stop
 
 _log = structlog.get_logger(__name__)
+
+_CANCEL_SECONDS: Final = 1.0  # what a cancelled task may take to clean up
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,7 @@ def run_roles(roles: Sequence[Role], stop: Stop, *, stop_seconds: float) -> None
     Args:
         roles: what to run.
         stop: also set by whoever wants to end it from inside.
-        stop_seconds: how long the roles may take to finish once asked.
+        stop_seconds: how long all the roles together may take to finish once asked.
 
     Raises:
         BridgeError: the first failure of a role.
@@ -58,14 +63,20 @@ def run_roles(roles: Sequence[Role], stop: Stop, *, stop_seconds: float) -> None
     ]
     for thread in threads:
         thread.start()
-    asyncio.run(_serve([role for role in roles if role.serve], stop, failures))
+    late, deadline = _run_loop([role for role in roles if role.serve], stop, failures, stop_seconds)
     for thread in threads:
-        thread.join(stop_seconds)
+        thread.join(max(0.0, deadline - time.monotonic()))
+    late += [thread.name for thread in threads if thread.is_alive()]
+    if late:
+        _log.error("roles-not-stopped", roles=late)
     if failures:
         raise failures[0]
-    late = [thread.name for thread in threads if thread.is_alive()]
     if late:
-        raise Fault("roles-not-stopped", f"These roles did not finish in time: {', '.join(late)}.")
+        raise Fault(
+            "roles-not-stopped",
+            f"These roles did not finish in time: {', '.join(late)}.",
+            remedy="Raise limits.stop_seconds if they only needed longer; what was not committed is done again.",
+        )
 
 
 def settle_memory() -> None:
@@ -78,7 +89,21 @@ def settle_memory() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def _serve(roles: Sequence[Role], stop: Stop, failures: list[BridgeError]) -> None:
+def _run_loop(
+    roles: Sequence[Role], stop: Stop, failures: list[BridgeError], stop_seconds: float
+) -> tuple[list[str], float]:
+    """Runs the roles of the event loop; the names of those that were late, and everybody's deadline (monotonic)."""
+    # asyncio.run would wait without limit for cancelled tasks and for the threads of to_thread
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(_serve(roles, stop, failures, stop_seconds))
+    finally:
+        loop.close()
+
+
+async def _serve(
+    roles: Sequence[Role], stop: Stop, failures: list[BridgeError], stop_seconds: float
+) -> tuple[list[str], float]:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -94,8 +119,18 @@ async def _serve(roles: Sequence[Role], stop: Stop, failures: list[BridgeError])
 
     tasks = [asyncio.create_task(guarded(role), name=role.name) for role in roles]
     await stop.wait_async()
+    deadline = time.monotonic() + stop_seconds
+    late: list[str] = []
     if tasks:
-        await asyncio.wait(tasks)
+        _, pending = await asyncio.wait(tasks, timeout=stop_seconds)
+        late = [task.get_name() for task in tasks if task in pending]
+    leftover = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in leftover:
+        task.cancel()
+    if leftover:
+        await asyncio.wait(leftover, timeout=_CANCEL_SECONDS)
+    await loop.shutdown_asyncgens()
+    return late, deadline
 
 
 def _failed(role: Role, error: BridgeError, failures: list[BridgeError]) -> None:

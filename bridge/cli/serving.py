@@ -80,8 +80,7 @@ def listen_roles(deployment: Deployment) -> list[Role]:
         try:
             await _together([(listener, intakes[name]) for listener, name in listeners], stop)
         finally:
-            for intake in intakes.values():
-                await asyncio.to_thread(intake.close)
+            await asyncio.gather(*(asyncio.to_thread(intake.close) for intake in intakes.values()))
 
     return [Role("listen", serve=serve)]
 

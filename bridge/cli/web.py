@@ -124,7 +124,8 @@ class WebServer:
             access_log=False,
             server_header=False,
             lifespan="off",
-            timeout_graceful_shutdown=int(self._deployment.settings.limits.stop_seconds),
+            # the rest is for recording how those that were cut off ended
+            timeout_graceful_shutdown=max(1, int(self._deployment.settings.limits.stop_seconds * 0.75)),
         )
         server = _Server(config)
         watching = asyncio.create_task(_watch(server, stop))
