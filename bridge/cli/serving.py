@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from typing import Final
+
+import structlog
 
 from bridge.cli.deployment import Deployment
 from bridge.cli.roles import Role
 from bridge.cli.web import WebServer
 from bridge.config.load import check_mode
 from bridge.config.settings import QUEUE, Mode
+from bridge.errors import BridgeError
 from bridge.pipeline.observer import Observer
 from bridge.pipeline.ports import Intake, Listener
 from bridge.store import marks
+from bridge.store.database import Database
 from bridge.store.marks import Mark
-from bridge.store.migrate import migrate
+from bridge.store.migrate import migrate, require_current
 from bridge.telemetry.metrics import serve_metrics
 from bridge.telemetry.stop import Stop
+
+_log = structlog.get_logger(__name__)
+
+_RETRY_SECONDS: Final = 2.0
+_FOR_OPERATORS: Final = frozenset({"schema-outdated", "store-absent"})  # waiting mends neither
 
 
 def migrate_store(deployment: Deployment) -> None:
@@ -23,18 +34,34 @@ def migrate_store(deployment: Deployment) -> None:
     migrate(deployment.settings.store.address().reveal())
 
 
-def check_store_mode(deployment: Deployment) -> None:
-    """Refuses development mode on a store that `hiebridge demo` did not make, or where others could reach it.
+def check_store(deployment: Deployment) -> None:
+    """Waits until the store answers, then refuses one without the schema of this program, or in the wrong mode.
+
+    Development mode is refused on a store that `hiebridge demo` did not make, or where others could reach it.
 
     Raises:
+        Unavailable: ``schema-outdated``, ``store-absent``.
         Forbidden: as :func:`bridge.config.load.check_mode`.
-        Unavailable: the store does not answer.
     """
     demonstration = False
-    if deployment.settings.mode is Mode.DEVELOPMENT:
-        with deployment.database(read_only=True) as database, database.transaction(read_only=True) as txn:
-            demonstration = marks.has(txn, Mark.DEMONSTRATION)
+    with deployment.database(read_only=True) as database:
+        while (away := _away(database)) is not None:
+            _log.warning("store-waits", code=away.code, remedy=away.remedy)
+            time.sleep(_RETRY_SECONDS)
+        if deployment.settings.mode is Mode.DEVELOPMENT:
+            with database.transaction(read_only=True) as txn:
+                demonstration = marks.has(txn, Mark.DEMONSTRATION)
     check_mode(deployment.settings, demo_store=demonstration)
+
+
+def _away(database: Database) -> BridgeError | None:
+    try:
+        require_current(database)
+    except BridgeError as error:
+        if not error.transient or error.code in _FOR_OPERATORS:
+            raise
+        return error
+    return None
 
 
 def work_roles(deployment: Deployment) -> list[Role]:

@@ -191,9 +191,12 @@ class QueueWorker:
 
     def run(self, stop: Stop) -> None:
         """Works until ``stop`` is set. What is not committed then is still waiting."""
-        self.open()
+        opened = False
         while not stop.is_set:
             try:
+                if not opened:
+                    self.open()
+                    opened = True
                 busy = self.work_once(stop)
             except BridgeError as error:
                 if not error.transient:

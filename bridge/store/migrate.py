@@ -75,7 +75,7 @@ def require_current(database: Database) -> None:
         raise Unavailable(
             "schema-outdated",
             f"the store's schema is {found[0] if found else 'not there'}, this program's is {wanted}",
-            remedy="Run the migrations of this version.",
+            remedy="Run the migrations of this version: hiebridge migrate.",
         )
 
 

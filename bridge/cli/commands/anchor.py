@@ -7,7 +7,7 @@ import click
 from bridge.cli.deployment import open_deployment
 from bridge.cli.invocation import Invocation, pass_invocation
 from bridge.cli.roles import run_roles
-from bridge.cli.serving import anchor_roles, check_store_mode, metrics_roles
+from bridge.cli.serving import anchor_roles, check_store, metrics_roles
 from bridge.telemetry.stop import Stop
 
 
@@ -22,6 +22,6 @@ def command(invocation: Invocation) -> None:
     """  # noqa: D301 - click's mark
     settings = invocation.settings()
     deployment = open_deployment(settings)
-    check_store_mode(deployment)
+    check_store(deployment)
     roles = [*anchor_roles(deployment), *metrics_roles(deployment)]
     run_roles(roles, Stop(), stop_seconds=settings.limits.stop_seconds)

@@ -9,7 +9,7 @@ from bridge.cli.invocation import Invocation, pass_invocation
 from bridge.cli.roles import Role, run_roles
 from bridge.cli.serving import (
     anchor_roles,
-    check_store_mode,
+    check_store,
     listen_roles,
     metrics_roles,
     migrate_store,
@@ -31,7 +31,7 @@ def command(invocation: Invocation) -> None:
     settings = invocation.settings()
     deployment = open_deployment(settings)
     migrate_store(deployment)
-    check_store_mode(deployment)
+    check_store(deployment)
     stop = Stop()
     roles: list[Role] = [
         *work_roles(deployment),
