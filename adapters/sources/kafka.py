@@ -15,7 +15,7 @@ from pydantic import Field
 from adapters.sources.kafka_client import KafkaConnection, closed_error, explained
 from bridge.config.adapters import AdapterSpec
 from bridge.errors import Fault
-from bridge.pipeline.ports import Assignment, ContentKind, Fetched, Partition, RawMessage
+from bridge.pipeline.ports import Assignment, ContentKind, Fetched, Partition, PositionOutOfRange, RawMessage
 
 # After these the group has taken the partitions away; the next poll rejoins and reports what was lost.
 _LOST_MEMBERSHIP: Final = (
@@ -71,7 +71,7 @@ class KafkaSource:
             self._consumer = KafkaConsumer(
                 group_id=settings.group_id,
                 enable_auto_commit=False,
-                auto_offset_reset="earliest",
+                auto_offset_reset="none",
                 isolation_level="read_committed",
                 partition_assignment_strategy=(CooperativeStickyAssignor,),
                 max_poll_interval_ms=int(settings.max_poll_interval_seconds * 1000),
@@ -91,6 +91,12 @@ class KafkaSource:
             records = consumer.poll(timeout_ms=int(timeout_seconds * 1000), max_records=max_messages)
         except _LOST_MEMBERSHIP:
             self._lose(list(self._owned))
+            return ()
+        except kafka_errors.NoOffsetForPartitionError:
+            self._rebalance()  # newly assigned: the seek is still to come
+            return ()
+        except kafka_errors.OffsetOutOfRangeError as error:
+            self._out_of_range(error)
             return ()
         except kafka_errors.KafkaError as error:
             raise closed_error(error, f"read topic {self._settings.topic}") from error
@@ -174,6 +180,14 @@ class KafkaSource:
             self._assign(recreated)
             moved.update(recreated)
         return moved
+
+    def _out_of_range(self, error: kafka_errors.OffsetOutOfRangeError) -> None:
+        """Raises for partitions that stand where the store said; others are still on the group's offset."""
+        moved = self._rebalance()
+        affected = [tp for tp in error.args[0] if tp in self._owned and tp not in moved]
+        if affected:
+            first = self._opened().beginning_offsets(affected)
+            raise PositionOutOfRange({self._owned[tp]: first[tp] for tp in affected})
 
     def _assign(self, topic_partitions: list[TopicPartition]) -> None:
         assert self._assignment is not None

@@ -60,10 +60,7 @@ class KafkaIntake:
         loop = asyncio.get_running_loop()
         self._waiting += 1
         try:
-            # One opening that all wait for, so that they go on in the order they came: order per key starts here.
-            if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
-                self._opening = loop.run_in_executor(None, self._open)
-            producer = self._producer if self._opening.done() else await asyncio.shield(self._opening)
+            producer = await self._opened(loop)
             done: asyncio.Future[Receipt] = loop.create_future()
             headers = [("content-type", _CONTENT_TYPES[raw.kind])] if raw.kind else []
             try:
@@ -91,6 +88,12 @@ class KafkaIntake:
             return await done
         finally:
             self._waiting -= 1
+
+    async def _opened(self, loop: asyncio.AbstractEventLoop) -> Any:
+        """The producer; all wait for one opening, so that they go on in the order they came: order per key starts here."""
+        if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
+            self._opening = loop.run_in_executor(None, self._open)
+        return self._producer if self._opening.done() else await asyncio.shield(self._opening)
 
     def close(self) -> None:
         """Sends what waits and closes the producer."""

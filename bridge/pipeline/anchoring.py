@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 import structlog
@@ -32,11 +33,15 @@ from bridge.ledger.submission import Settlement, settle, submit
 from bridge.record.consents import CHAIN_DESTINATION, ConsentPayload
 from bridge.store import anchors, leases, leaves, outbox
 from bridge.store.database import Database
+from bridge.store.partitions import ensure_partitions
 from bridge.store.rows import AnchorRow, AnchorState, Lease, OutboxRow
 from bridge.telemetry import metrics
 from bridge.telemetry.stop import Stop
 
 _log = structlog.get_logger(__name__)
+
+_PARTITIONS_SECONDS: Final = 24 * 3600.0
+_PARTITIONS_RETRY_SECONDS: Final = 60.0
 
 _STATES = {
     SubmissionState.UNSEEN: AnchorState.SENT,
@@ -130,7 +135,7 @@ class ConsentOutbox:
 
 
 class Anchorer:
-    """Sends anchors and consent words at their times; one process at a time, by lease.
+    """Sends anchors and consent words at their times, and keeps the store's partitions; one process at a time, by lease.
 
     Args:
         database: the store, used by this role alone.
@@ -165,6 +170,7 @@ class Anchorer:
         self._kind = backend.capabilities().kind
         self._lease: Lease | None = None
         self._renew_at = 0.0  # by the monotonic clock: the wall clocks here and at the database may differ, and be set
+        self._partitions_at = 0.0  # by the monotonic clock
         self._held_size: int | None = None  # of the head on chain; None until the chain or the store has told
 
     def run(self, stop: Stop) -> None:
@@ -179,7 +185,7 @@ class Anchorer:
             if now >= next_consent:
                 due.append(self.publish_consents)
                 next_consent = now + self._consent_interval
-            for act in (*due, self.observe, self.measure):
+            for act in (self.keep_partitions, *due, self.observe, self.measure):
                 if stop.wait(0):
                     break  # a chain that does not answer takes its time to say so at every question
                 self._try(act)
@@ -248,6 +254,21 @@ class Anchorer:
             metrics.ANCHOR_AGE.set_function(lambda: 0.0)
         else:
             metrics.mark(metrics.ANCHOR_AGE, uncovered.signed_us)
+
+    def keep_partitions(self) -> None:
+        """Makes the store's partitions of the months to come, daily; rows of a month without one still find a place."""
+        if time.monotonic() < self._partitions_at or not self._hold_lease():
+            return
+        self._partitions_at = time.monotonic() + _PARTITIONS_RETRY_SECONDS
+        try:
+            with self._database.transaction() as txn:
+                made = ensure_partitions(txn)
+        except BridgeError as error:
+            _log.warning("partitions-not-made", code=error.code, remedy=error.remedy)
+            return
+        self._partitions_at = time.monotonic() + _PARTITIONS_SECONDS
+        if made:
+            _log.info("partitions-made", partitions=made)
 
     def _settle_anchors(self) -> list[Settlement]:
         return settle(self._backend, AnchorOutbox(self._database, self._kind))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from bridge.errors import Conflict
 from bridge.telemetry.stop import Stop
 
 
@@ -94,6 +95,18 @@ class Fetched:
     raw: RawMessage
 
 
+class PositionOutOfRange(Conflict):
+    """Partitions no longer hold the offset to be read next: retention overtook it, or the log was cut or restored.
+
+    Attributes:
+        first: the first offset that each of those partitions still holds.
+    """
+
+    def __init__(self, first: Mapping[Partition, int]) -> None:
+        super().__init__("position-out-of-range", "A source no longer holds the position to be read next.")
+        self.first = dict(first)
+
+
 class Assignment(Protocol):
     """The worker's side of a rebalance. Called on the thread that polls."""
 
@@ -123,7 +136,12 @@ class Source(Protocol):
         ...
 
     def poll(self, max_messages: int, timeout_seconds: float) -> Sequence[Fetched]:
-        """Up to ``max_messages`` in partition order; may call the assignment. Empty after the time-out."""
+        """Up to ``max_messages`` in partition order; may call the assignment. Empty after the time-out.
+
+        Raises:
+            PositionOutOfRange: nothing is skipped silently; seek, or pause the partitions.
+            Unavailable: the source does not answer.
+        """
         ...
 
     def commit(self, positions: Mapping[Partition, int]) -> None:

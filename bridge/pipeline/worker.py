@@ -9,9 +9,9 @@ import structlog
 
 from bridge.errors import BridgeError
 from bridge.pipeline.batch import Batcher, Item, PartitionLost, Place, Verdict, counts_of
-from bridge.pipeline.ports import Fetched, Partition, Source
+from bridge.pipeline.ports import Fetched, Partition, PositionOutOfRange, Source
 from bridge.pipeline.prepare import Preparer
-from bridge.store import positions, source_control
+from bridge.store import alarms, positions, source_control
 from bridge.store.database import Database
 from bridge.telemetry import metrics
 from bridge.telemetry.failpoints import failpoint
@@ -19,6 +19,7 @@ from bridge.telemetry.stop import Stop
 
 _log = structlog.get_logger(__name__)
 
+GAP_ALARM = "position-out-of-range"
 _POLL_SECONDS = 0.2
 _COMMIT_INTERVAL_SECONDS = 1.0
 _CONTROL_INTERVAL_SECONDS = 1.0
@@ -43,6 +44,7 @@ class SourceWorker:
         self._places: dict[Partition, Place] = {}
         self._committed: dict[Partition, int] = {}
         self._paused = False
+        self._gaps: dict[Partition, int] = {}
         self._held: set[Partition] = set()  # partitions that the source was told to pause
 
     def run(self, stop: Stop) -> None:
@@ -89,7 +91,11 @@ class SourceWorker:
                 self._obey()
                 controlled_at = now
             self._hold()
-            fetched = self._source.poll(self._batch_messages, _POLL_SECONDS)
+            try:
+                fetched = self._source.poll(self._batch_messages, _POLL_SECONDS)
+            except PositionOutOfRange as gap:
+                self._gap(gap)
+                continue
             for batch in _by_partition(fetched):
                 self._batch(batch, stop)
             if self._committed and time.monotonic() - committed_at >= _COMMIT_INTERVAL_SECONDS:
@@ -118,6 +124,46 @@ class SourceWorker:
             self._committed[partition] = last + 1
         report(self._source.name, verdicts)
 
+    def _gap(self, gap: PositionOutOfRange) -> None:
+        """A new partition starts where its source still begins; any other gap waits for an operator."""
+        for partition, first in gap.first.items():
+            place = self._places.get(partition)
+            if place is not None and place.expected == 0:
+                self._source.seek(partition, first)
+            elif place is not None:
+                self._gaps[partition] = first
+        if self._gaps:
+            name = self._source.name
+            with self._database.transaction() as txn:
+                alarms.raise_alarm(
+                    txn, GAP_ALARM, name, "The source no longer holds the stored position; intake waits."
+                )
+                source_control.pause(txn, name, GAP_ALARM)
+            self._paused = True
+            self._hold()
+            _log.error("position-out-of-range", source=name, partitions=[p.number for p in self._gaps])
+
+    def _accept_gaps(self) -> None:
+        """The operator has let the source go on: from what it still holds, where repeated messages are known again."""
+        for partition, first in self._gaps.items():
+            place = self._places.get(partition)
+            if place is None:
+                continue
+            with self._database.transaction() as txn:
+                kept = positions.reset(
+                    txn,
+                    partition.source,
+                    partition.topic_id,
+                    partition.number,
+                    epoch=place.epoch,
+                    next_offset=first,
+                )
+                alarms.clear(txn, GAP_ALARM, self._source.name)
+            if kept:
+                self._places[partition] = Place(partition, first, place.epoch)
+                self._source.seek(partition, first)
+        self._gaps.clear()
+
     def _take_stock(self, place: Place) -> None:
         """Goes on where the store stands: elsewhere if the partition has another holder, else from the stored position.
 
@@ -142,6 +188,8 @@ class SourceWorker:
             wanted = self._source.name in source_control.paused(txn)
         if wanted is not self._paused:
             self._paused = wanted
+            if not wanted:
+                self._accept_gaps()
             _log.warning("source-paused" if wanted else "source-resumed", source=self._source.name)
 
     def _hold(self) -> None:
@@ -163,6 +211,7 @@ class SourceWorker:
         self._places.clear()
         self._committed.clear()
         self._held.clear()
+        self._gaps.clear()
 
 
 def report(source: str, verdicts: Sequence[Verdict]) -> None:

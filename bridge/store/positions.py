@@ -41,6 +41,11 @@ _HELD: Final = Statement(
     .with_for_update()
 )
 _FIND: Final = Statement(sa.select(t.c.next_offset, t.c.epoch).where(_HERE))
+_RESET: Final = Statement(
+    sa.update(t)
+    .values(next_offset=sa.bindparam("after"), updated_us=sa.bindparam("now"))
+    .where(_HERE, t.c.epoch == sa.bindparam("mine"))
+)
 _ADVANCE: Final = Statement(
     sa.update(t)
     .values(next_offset=sa.bindparam("after"), updated_us=sa.bindparam("now"), **_ADDED)
@@ -66,6 +71,12 @@ def find(txn: Transaction, source: str, topic_id: str, partition: int) -> Positi
     """Where a partition stands, whoever holds it; None if nobody ever claimed it."""
     rows = txn.execute(_FIND, {"source": source, "topic_id": topic_id, "partition_": partition})
     return Position(*rows[0]) if rows else None
+
+
+def reset(txn: Transaction, source: str, topic_id: str, partition: int, *, epoch: int, next_offset: int) -> bool:
+    """Moves a position without anything having been read; False if someone else has claimed it."""
+    given = {"source": source, "topic_id": topic_id, "partition_": partition, "mine": epoch}
+    return txn.change(_RESET, {**given, "after": next_offset, "now": txn.start_us}) == 1
 
 
 def advance(

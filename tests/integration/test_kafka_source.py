@@ -12,7 +12,7 @@ from adapters.sources.kafka import KafkaSource, KafkaSourceSettings
 from adapters.sources.kafka_client import KafkaSasl, KafkaTls
 from adapters.sources.kafka_intake import KafkaIntake, KafkaIntakeSettings
 from bridge.errors import BridgeError, Incorrect, Unavailable
-from bridge.pipeline.ports import ContentKind, Fetched, Partition, RawMessage
+from bridge.pipeline.ports import ContentKind, Fetched, Partition, PositionOutOfRange, RawMessage
 from tests.services.kafka import Kafka
 
 # A client that never reached a broker leaves its sockets to the garbage collector; that is kafka-python's to mend.
@@ -219,3 +219,25 @@ def test_a_message_over_the_limit_is_refused_for_good_and_a_missing_topic_is_not
         asyncio.run(send(b"x" * 1001, topic))
     with pytest.raises(Unavailable):
         asyncio.run(send(b"x", "no-such-topic"))
+
+
+@pytest.mark.parametrize(("stored", "first"), [(2, 10), (999, 10)], ids=["overtaken-by-retention", "cut-or-restored"])
+def test_a_position_that_the_topic_does_not_hold_is_said(kafka: Kafka, stored: int, first: int) -> None:
+    """Never skipped, never read again from the start as if nothing were."""
+    from kafka import KafkaAdminClient, TopicPartition
+
+    topic = kafka.create_topic()
+    produce(kafka, topic, numbered(20))
+    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    admin.delete_records({TopicPartition(topic, 0): first})
+    admin.close()
+    reader, places = source(kafka, topic), Places(start=lambda _: stored)
+    reader.open(places)
+
+    with pytest.raises(PositionOutOfRange) as caught:
+        drain(reader, 1)
+
+    assert caught.value.first == {places.gained[0]: first}
+    reader.seek(places.gained[0], first)
+    assert [f.offset for f in drain(reader, 10)] == list(range(10, 20))
+    reader.close()

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from bridge.errors import Unavailable
 from bridge.pipeline import worker as worker_module
-from bridge.pipeline.ports import Assignment, Fetched, Partition, RawMessage
+from bridge.pipeline.ports import Assignment, Fetched, Partition, PositionOutOfRange, RawMessage
 from bridge.pipeline.worker import SourceWorker
 from bridge.store import positions, schema, source_control
 from bridge.store.database import open_database
@@ -231,6 +231,45 @@ def test_a_source_that_was_paused_before_the_start_is_not_read(hospital: Hospita
     worker_of(hospital, log).run(hospital.stop)
 
     assert totals(hospital) == {0: (0, 0)}
+
+
+def test_a_new_source_starts_where_it_still_begins(hospital: Hospital) -> None:
+    """Retention had its share before the bridge was there; that is no loss of the bridge's."""
+    stop = Stop()
+    log = Log(stop, {FIRST: registrations(0, 6)})
+
+    def gone() -> None:
+        raise PositionOutOfRange({FIRST: 4})
+
+    log.before_poll = [lambda: None, gone]
+    worker_of(hospital, log).run(stop)
+
+    assert totals(hospital) == {0: (6, 2)}
+    assert hospital.rows("alarm") == []
+
+
+def test_a_position_that_the_source_no_longer_holds_waits_for_an_operator(hospital: Hospital) -> None:
+    """Nothing is skipped in silence; once resumed it goes on from what is left, and knows again what it has."""
+    stop = Stop()
+    log = Log(stop, {FIRST: registrations(0, 8)})
+    seen: dict[str, Any] = {}
+
+    def gone() -> None:
+        raise PositionOutOfRange({FIRST: 2})
+
+    def look() -> None:
+        seen.update(paused=set(log.paused), alarms=hospital.rows("alarm"))
+        with hospital.database.transaction() as txn:
+            source_control.resume(txn, "north", "the gap is accepted")
+
+    log.before_poll = [lambda: None, lambda: None, gone, look, lambda: None]
+    worker_of(hospital, log, batch=4).run(stop)
+
+    assert seen["paused"] == {FIRST}
+    assert [alarm["code"] for alarm in seen["alarms"]] == ["position-out-of-range"]
+    assert hospital.position().next_offset == 8
+    assert (hospital.position().stored, hospital.position().duplicate) == (8, 2)
+    assert [alarm["cleared_us"] is not None for alarm in hospital.rows("alarm")] == [True]
 
 
 def test_a_commit_of_unknown_fate_is_settled_by_the_store(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
