@@ -66,9 +66,10 @@ def making(monkeypatch: pytest.MonkeyPatch) -> Making:
 @pytest.fixture
 def anchorers(store_url: str, store: Database, tmp_path: Path) -> Iterator[list[Anchorer]]:
     """Two processes of one deployment."""
-    backend = local_harness(tmp_path).backend
+    backend = local_harness(tmp_path).open()
     databases = [open_database(store_url) for _ in range(2)]
     yield [Anchorer(database, backend, ORIGIN, f"process-{n}") for n, database in enumerate(databases)]
+    backend.close()
     for database in databases:
         database.close()
 
@@ -127,6 +128,8 @@ def test_a_month_that_lacks_its_partition_gets_it(database_url: str, tmp_path: P
         with database.transaction() as txn:
             before = [name for (name,) in txn.execute(names)]
             txn.change(Statement(sa.text(f"DROP TABLE {before[-1]}")))
-        Anchorer(database, local_harness(tmp_path).backend, ORIGIN, "one").keep_partitions()
+        backend = local_harness(tmp_path).open()
+        Anchorer(database, backend, ORIGIN, "one").keep_partitions()
+        backend.close()
         with database.transaction(read_only=True) as txn:
             assert [name for (name,) in txn.execute(names)] == before
