@@ -19,7 +19,7 @@ from bridge.pipeline.ports import Partition, RawMessage
 from bridge.store import positions, schema
 from bridge.store.dialect import Statement
 from bridge.telemetry.stop import Stop
-from tests.integration.hospital import T0, hl7, pid, pv1
+from tests.integration.hospital import hl7, pid, pv1
 
 CONFIGURATION = """\
 deployment: {name: north, origin: log.north.example/hie, fhir_base_url: "https://north.example/fhir"}
@@ -40,6 +40,7 @@ authorities:
 %s
 events: {allow: [ADT^A04, ADT^A08]}
 """
+RECEIVED = 1_720_000_000_000_000  # after the events of the messages: those from the future are dead letters
 SECRETS = ("Ash", "Ida", "19700102", "Q-4711")
 
 
@@ -85,7 +86,7 @@ class Bridge:
             numbers = [next(self._offsets) for _ in contents]
             place = Place(Partition("wards", "topic", 0), position.next_offset, position.epoch)
             items = [
-                Item(preparer.prepare(RawMessage("wards", content, None, None, T0 + number)), offset=number)
+                Item(preparer.prepare(RawMessage("wards", content, None, None, RECEIVED + number)), offset=number)
                 for content, number in zip(contents, numbers, strict=True)
             ]
             return deployment.batcher(database).store(items, place, Stop())
@@ -242,6 +243,7 @@ def test_fsck_names_the_altered_row(bridge: Bridge) -> None:
     assert f"resource_version {bridge.patient()} version 1: the stored bytes are not those" in out
     assert said["in_order"] is False
     assert said["finding_count"] == len(said["findings"]) == 1
+    assert out.splitlines()[-1] == "1 finding"
     assert not [secret for secret in (*SECRETS, "Axh") if secret in out + json.dumps(said)]
 
 

@@ -69,7 +69,12 @@ def _answer(invocation: Invocation, deployment: Deployment, shown: list[Finding]
     }
     lines = [str(finding) for finding in shown]
     if more:
-        lines.append(f"and {more} more findings")
+        lines.append(f"and {more} more {_findings(more)}")
     lines.append("checked: " + ", ".join(f"{number} {kind}" for kind, number in checked.items()))
-    lines.append(f"{len(shown) + more} findings" if shown else "in order")
+    number = len(shown) + more
+    lines.append(f"{number} {_findings(number)}" if shown else "in order")
     invocation.answer(said, "\n".join(lines))
+
+
+def _findings(number: int) -> str:
+    return "finding" if number == 1 else "findings"
