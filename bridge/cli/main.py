@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "demo": "Show the whole road on a hospital's morning.",
     "convert": "Print the FHIR Bundle that a file of HL7 v2 messages or a FHIR resource becomes.",
     "deadletters": "Look at messages that could not be stored, do them again, or close them.",
+    "restrictions": "Look at restrictions of patients, or lift them.",
     "fsck": "Check the whole store.",
     "policy": "Write a template of a trust policy.",
     "prove": "Write the proof that one version of a resource was logged and has not changed.",

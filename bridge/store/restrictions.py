@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from bridge.store.database import Transaction
 from bridge.store.dialect import Statement, constant, rows_parameter
 from bridge.store.rows import RestrictionRow
-from bridge.store.schema import BIGINT, BYTES
+from bridge.store.schema import BIGINT, BYTES, resource
 from bridge.store.schema import restriction as t
 
 _open: Final = t.c.state == constant("open")
@@ -21,6 +21,15 @@ _OPEN_FOR: Final = Statement(
 _OF_DEAD_LETTERS: Final = Statement(
     sa.select(t).join_from(_keys, t, t.c.dead_key == _keys.c.key).order_by(t.c.restriction_key)
 )
+_LIST_OPEN: Final = Statement(
+    sa.select(t, resource.c.fhir_id)
+    .outerjoin_from(t, resource, sa.and_(resource.c.resource_key == t.c.patient_key, resource.c.type == "Patient"))
+    .where(_open, t.c.restriction_key < sa.bindparam("before"))
+    .order_by(t.c.restriction_key.desc())
+    .limit(sa.bindparam("count"))
+)
+_GET: Final = Statement(sa.select(t).where(t.c.restriction_key == sa.bindparam("key")))
+_LATEST: Final = 2**63 - 1
 _LIFT: Final = Statement(
     sa.update(t)
     .values(state="lifted", lifted_us=sa.bindparam("now"), lifted_by=sa.bindparam("by"), reason=sa.bindparam("reason_"))
@@ -60,6 +69,20 @@ def of_dead_letters(txn: Transaction, dead_keys: Collection[int]) -> list[Restri
     if not dead_keys:
         return []
     return [RestrictionRow._make(row) for row in txn.execute(_OF_DEAD_LETTERS, {"keys": set(dead_keys)})]
+
+
+def list_open(
+    txn: Transaction, *, before_key: int = _LATEST, limit: int = 100
+) -> list[tuple[RestrictionRow, str | None]]:
+    """Open ones below ``before_key``, greatest key first, each with the FHIR id of its Patient if that one is stored."""
+    rows = txn.execute(_LIST_OPEN, {"before": before_key, "count": limit})
+    return [(RestrictionRow._make(row[:-1]), row[-1]) for row in rows]
+
+
+def get(txn: Transaction, restriction_key: int) -> RestrictionRow | None:
+    """One restriction, open or lifted."""
+    rows = txn.execute(_GET, {"key": restriction_key})
+    return RestrictionRow._make(rows[0]) if rows else None
 
 
 def lift(txn: Transaction, restriction_keys: Collection[int], *, lifted_by: str, reason: str) -> int:
