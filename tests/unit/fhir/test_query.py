@@ -157,7 +157,14 @@ def test_modifiers_that_are_not_supported_are_refused(pair):
 
 @pytest.mark.parametrize(
     "pair",
-    [("birthdate", "yesterday"), ("birthdate", "ap1980"), ("_id", "a/b"), ("_lastUpdated", "gt"), ("identifier", "|"), ("family", "a\0b")],
+    [
+        ("birthdate", "yesterday"),
+        ("birthdate", "ap1980"),
+        ("_id", "a/b"),
+        ("_lastUpdated", "gt"),
+        ("identifier", "|"),
+        ("family", "a\0b"),
+    ],
 )
 def test_values_of_the_wrong_form_are_refused_without_being_quoted(pair):
     """The error names the rule, never the value."""
