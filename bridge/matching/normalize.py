@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_LETTERS = re.compile(r"[^\w]+", re.UNICODE)
+_LETTERS = re.compile(r"[\W_]+")
 _DIGITS = re.compile(r"\D+")
 # Letters that NFKD does not take apart.
 _FOLD = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "ß": "ss", "þ": "th", "ð": "d", "ı": "i"})  # noqa: RUF001 - that letter is meant
@@ -16,9 +16,11 @@ def fold(text: str) -> str:
     if text.isascii():
         folded = text.lower()
     else:
-        decomposed = unicodedata.normalize("NFKD", text.casefold().translate(_FOLD))
+        # Decomposed before folding, for letters that have a case only then, and after, for what folding composes.
+        lower = unicodedata.normalize("NFKD", text).casefold().translate(_FOLD)
+        decomposed = unicodedata.normalize("NFKD", lower)
         folded = "".join(c for c in decomposed if not unicodedata.combining(c))
-    return _LETTERS.sub(" ", folded).replace("_", " ").strip()
+    return _LETTERS.sub(" ", folded).strip()
 
 
 def name(family: str, given: str) -> str:

@@ -340,6 +340,8 @@ def test_ctrl_c_in_the_middle_leaves_no_bridge_behind(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=own_environment(),
+        # a test run in the background ignores the signal, and so would its child
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no thread runs here
     )
     text = read_until(process, "Messages in", 120)
     process.send_signal(signal.SIGINT)
