@@ -5,7 +5,7 @@ database servers and the chain get to see is searched for them, and for whatever
 URL-encoded, digests, UUIDs by name.
 """
 
-from __future__ import annotations
+from __future__ import socket
 
 import asyncio
 import json
@@ -324,6 +324,7 @@ def test_separate_roles_and_their_servers_show_nothing(tmp_path: Path, kafka: Ka
         roles = [bridge.role(name, level="debug") for name in ("listen", "work", "anchor", "serve")]
         with running(roles), bridge.database() as database:
             until(bridge.serves, "the API to serve")
+            until(lambda: listens(port), "the listener to listen")
             produce(kafka, topic, bad_documents())
             send(port, [*good_messages(), *bad_messages()])
             until(lambda: worked(database, "bus") and signed(database), "the messages stored")
@@ -342,6 +343,15 @@ def test_separate_roles_and_their_servers_show_nothing(tmp_path: Path, kafka: Ka
     assert any(" ERROR: " in str(piece) for piece in channels["postgresql"])
     assert totals["dead"] >= 15
     assert totals["stored"] >= 4
+
+
+def listens(port: int) -> bool:
+    """Whether someone takes connections there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 def worked(database: Database, source: str) -> bool:
