@@ -5,11 +5,12 @@ database servers and the chain get to see is searched for them, and for whatever
 URL-encoded, digests, UUIDs by name.
 """
 
-from __future__ import socket
+from __future__ import annotations
 
 import asyncio
 import json
 import secrets
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
