@@ -45,6 +45,8 @@ def command(folder: Path, keep: bool, no_color: bool) -> int:
     """  # noqa: D301 - click's mark
     console = Console(_color(plain=no_color))
     signal.signal(signal.SIGTERM, _interrupt)
+    # Not Python's own handler: asyncio replaces that, and loses an interrupt that comes as its task ends.
+    signal.signal(signal.SIGINT, _interrupt)
     with demonstration_folder(folder):
         demonstration = set_up(folder, morning.SITES)
         tools = Tools(console, demonstration.config)
