@@ -25,6 +25,7 @@ _LOST_MEMBERSHIP: Final = (
     kafka_errors.IllegalStateError,
 )
 
+_FETCH_BYTES: Final = 2**20
 _KINDS: Final = {
     b"x-application/hl7-v2+er7": ContentKind.HL7V2,
     b"application/hl7-v2": ContentKind.HL7V2,
@@ -44,7 +45,9 @@ class KafkaSourceSettings(KafkaConnection):
     session_timeout_seconds: float = Field(
         default=45, gt=0, description="A worker without heartbeat for longer loses its partitions."
     )
-    max_message_bytes: int = Field(default=64 * 2**20, gt=0, description="Largest fetch of one partition.")
+    max_message_bytes: int = Field(
+        default=64 * 2**20, gt=0, description="Largest message that is read; a larger one stops the source."
+    )
 
 
 class KafkaSource:
@@ -78,8 +81,10 @@ class KafkaSource:
                 max_poll_interval_ms=int(settings.max_poll_interval_seconds * 1000),
                 session_timeout_ms=int(settings.session_timeout_seconds * 1000),
                 heartbeat_interval_ms=int(min(3.0, settings.session_timeout_seconds / 3) * 1000),
-                max_partition_fetch_bytes=settings.max_message_bytes,
-                fetch_max_bytes=settings.max_message_bytes,
+                # What is fetched ahead stays in memory; a larger message comes all the same, alone (KIP-74).
+                max_partition_fetch_bytes=_FETCH_BYTES,
+                fetch_max_bytes=4 * _FETCH_BYTES,
+                receive_message_max_bytes=settings.max_message_bytes + 8 * _FETCH_BYTES,
                 fetch_max_wait_ms=100,
                 **settings.client_arguments(),
             )

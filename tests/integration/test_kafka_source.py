@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 
@@ -17,6 +18,13 @@ from tests.services.kafka import Kafka
 
 # A client that never reached a broker leaves its sockets to the garbage collector; that is kafka-python's to mend.
 pytestmark = [pytest.mark.ci, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Collects those sockets here, where that is forgiven, and not in the middle of someone else's test."""
+    yield
+    gc.collect()
 
 
 class Places:
