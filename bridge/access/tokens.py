@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +31,10 @@ _MAX_TOKEN: Final = 16 * 1024
 _REMEMBERED: Final = 4096  # tokens whose signature need not be computed again
 _REMEMBER_SECONDS: Final = 60  # so long a withdrawn key may still count
 _BRINGS_KEYS: Final = frozenset({"jku", "x5u", "jwk", "x5c", "crit", "b64", "zip", "enc"})
+_MAX_CLAIM: Final = 1024  # characters of a claim that names someone; it is stored with every access record
+_NAMING: Final = ("iss", "sub", "client_id", "azp", "fhirUser", "patient")
 _LATEST: Final = 1e12  # seconds since the epoch; beyond, and for what is no number, there is no date
+_CLAIM: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*")
 _USERS: Final = frozenset({"Patient", "Person", "Practitioner", "PractitionerRole", "RelatedPerson"})
 _PURPOSE_SYSTEM: Final = "http://terminology.hl7.org/CodeSystem/v3-ActReason"
 
@@ -167,6 +171,7 @@ class TokenVerifier:
             claims = json.loads(signed.payload)
         except (JoseError, ValueError):
             raise _invalid("token-signature", "its signature does not hold") from None
+        _check_claims(claims)
         return dict(claims)
 
     def _check_time_and_audience(self, claims: Mapping[str, Any], issuer: Issuer) -> None:
@@ -195,6 +200,17 @@ def _peek(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(header, dict) or not isinstance(payload, dict):
         raise _invalid("token-malformed", "it is not a signed JWT")
     return header, payload
+
+
+def _check_claims(claims: Any) -> None:
+    """What names someone is stored: no store takes U+0000 or half a surrogate pair, and none should take a book."""
+    texts = (
+        [claims[name] for name in _NAMING if isinstance(claims.get(name), str)] if isinstance(claims, dict) else None
+    )
+    if texts is None or any(len(text) > _MAX_CLAIM or not _CLAIM.fullmatch(text) for text in texts):
+        raise _invalid("token-claims", "a claim that names someone is over-long or holds control characters")
+    if not isinstance(claims.get("sub", ""), str):
+        raise _invalid("token-claims", "its `sub` is not a text (RFC 7519 section 4.1.2)")
 
 
 def _invalid(code: str, why: str) -> Unauthenticated:

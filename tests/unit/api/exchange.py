@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 import httpx2
-from joserfc import jwt
+from joserfc import jws
 from joserfc.jwk import ECKey
 
 from bridge.access.consents import ConsentWriter
@@ -112,7 +112,8 @@ def mint(client: str = "emr", *, key: ECKey = KEY, header: dict[str, Any] | None
         **claims,
     }
     present = {name: value for name, value in values.items() if value is not None}
-    return jwt.encode({"alg": "ES256", "kid": KEY.kid, **(header or {})}, present, key, algorithms=["ES256"])
+    whole = {"alg": "ES256", "kid": KEY.kid, **(header or {})}
+    return jws.serialize_compact(whole, json.dumps(present), key, algorithms=["ES256"])
 
 
 def permit(patient: str, kind: str = "permit", *, actors: tuple[str, ...] = (), **elements: Any) -> dict[str, Any]:

@@ -161,3 +161,25 @@ def test_a_version_of_another_patient_is_recorded_for_that_patient(exchange):
 
     keys = {exchange.seed._keys["Patient/p1"], exchange.seed._keys["Patient/p3"]}
     assert {row["patient_key"] for row in exchange.access_records()} == keys
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"sub": "a\x00b"},
+        {"sub": "a\ud800"},
+        {"sub": "a" * 1025},
+        {"sub": 5},
+        {"sub": ["a"]},
+        {"fhirUser": "https://other.example/Practitioner/\x00"},
+        {"fhirUser": "https://other.example/" + "a" * 1025},
+        {"azp": "line\nbreak"},
+    ],
+)
+def test_a_name_that_cannot_be_recorded_is_no_name(exchange, claims):
+    """A claim that the store would refuse fails the token (401), not the store (503)."""
+    response = exchange.get("Patient/p1", token=mint(**claims))
+
+    assert response.status_code == 401
+    assert "token-claims" in response.text
+    assert exchange.get("Patient/p1", token=mint(sub="ä" * 1024)).status_code == 200
