@@ -102,15 +102,13 @@ class AccessJournal:
     async def run(self, stop: Stop) -> None:
         """Closes what an earlier process left open, now and from time to time, until ``stop``; then writes what waits.
 
-        Raises:
-            Unavailable: the store does not answer at the start.
+        While the store is away it goes on trying: answers that need it are refused one by one, and the role stays.
         """
-        await self.sweep()
         stopped = asyncio.create_task(stop.wait_async())
         while not stopped.done():
-            await asyncio.wait([stopped], timeout=SWEEP_SECONDS)
             with suppress(BridgeError):  # the next round tries again; nothing is promised by when
                 await self.sweep()
+            await asyncio.wait([stopped], timeout=SWEEP_SECONDS)
         await self.flush()
 
     async def open(self, principal: Principal, entries: Sequence[AccessEntry]) -> list[Ticket]:

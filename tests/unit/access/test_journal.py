@@ -24,6 +24,7 @@ from bridge.store.dialect import Statement
 from bridge.store.migrate import migrate
 from bridge.store.rows import RecordKeyRow
 from bridge.telemetry import failpoints
+from bridge.telemetry.stop import Stop
 
 CLIENT = Client(client_id="c", issuer="i", organization="Organization/a", role=Role.SYSTEM, purposes=("TREAT",))
 PRINCIPAL = Principal("i|someone", CLIENT, "TREAT", frozenset())
@@ -185,3 +186,22 @@ def test_too_many_waiting_are_refused(url, monkeypatch):
             await journal.open(PRINCIPAL, [READ])
 
     run(url, work)
+
+
+def test_a_store_that_is_away_at_the_first_sweep_is_tried_again(url, monkeypatch):
+    """The role outlives it: the sweep goes on until the store is back."""
+    monkeypatch.setattr(module, "SWEEP_SECONDS", 0.01)
+    stop, sweeps = Stop(), []
+
+    async def work(journal):
+        async def sweep():
+            sweeps.append(1)
+            if len(sweeps) < 3:
+                raise Unavailable("store-unavailable", "the store does not answer")
+            stop.set()
+
+        monkeypatch.setattr(journal, "sweep", sweep)
+        await journal.run(stop)
+
+    run(url, work)
+    assert len(sweeps) == 3
