@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import httpx2
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from bridge.config.adapters import AdapterSpec
@@ -28,7 +28,15 @@ class JwksUrlSettings(BaseModel):
     retry_seconds: float = Field(
         default=30, gt=0, description="They are never fetched more often than this, whatever tokens arrive."
     )
-    timeout_seconds: float = Field(default=5, gt=0, description="How long the issuer may take to answer.")
+    max_stale_seconds: float = Field(
+        default=3600,
+        gt=0,
+        description="Keys that the issuer has not confirmed for longer than this are no longer trusted: a key that was "
+        "withdrawn meanwhile would count. Until it answers, its tokens are refused (503).",
+    )
+    timeout_seconds: float = Field(
+        default=5, gt=0, description="How long the issuer may take to answer, from the connection to the last byte."
+    )
 
     @field_validator("url")
     @classmethod
@@ -38,9 +46,20 @@ class JwksUrlSettings(BaseModel):
             raise PydanticCustomError("setting-invalid", "should be an https address (http only on loopback)")
         return value
 
+    @model_validator(mode="after")
+    def _kept_while_fresh(self) -> JwksUrlSettings:
+        if self.max_stale_seconds < self.keep_seconds + self.retry_seconds:
+            raise PydanticCustomError(
+                "setting-invalid", "max_stale_seconds should be at least keep_seconds and retry_seconds together"
+            )
+        return self
+
 
 class JwksUrl:
-    """See :class:`bridge.access.ports.TokenKeys`. While the issuer does not answer, the keys fetched before stay in force."""
+    """See :class:`bridge.access.ports.TokenKeys`.
+
+    While the issuer does not answer, the keys fetched before stay in force, up to ``max_stale_seconds``.
+    """
 
     def __init__(self, settings: JwksUrlSettings) -> None:
         self._settings = settings
@@ -55,6 +74,12 @@ class JwksUrl:
             async with self._lock:
                 if self._wanting(key_id):
                     await self._fetch()
+        if self._keys and time.monotonic() - self._fetched > self._settings.max_stale_seconds:
+            raise Unavailable(
+                "token-keys-stale",
+                "the token issuer has not confirmed its keys for longer than they are trusted",
+                remedy="Retry when the issuer answers; its limit is max_stale_seconds.",
+            )
         if not self._keys:
             raise Unavailable(
                 "token-keys-unavailable", "the token issuer's keys cannot be fetched", remedy="Retry when it answers."
@@ -74,7 +99,11 @@ class JwksUrl:
         if self._client is None:
             self._client = httpx2.AsyncClient(timeout=self._settings.timeout_seconds, follow_redirects=False)
         try:
-            async with self._client.stream("GET", self._settings.url) as response:
+            # The client's own limit is per read: a byte now and then would hold up everyone who waits for the lock.
+            async with (
+                asyncio.timeout(self._settings.timeout_seconds),
+                self._client.stream("GET", self._settings.url) as response,
+            ):
                 response.raise_for_status()
                 data = b""
                 async for chunk in response.aiter_bytes():
@@ -82,12 +111,12 @@ class JwksUrl:
                     if len(data) > _MAX_BYTES:
                         return
             document = msgspec.json.decode(data)
-        except (httpx2.HTTPError, msgspec.MsgspecError):
+        except (httpx2.HTTPError, msgspec.MsgspecError, TimeoutError):
             return
         found = document.get("keys") if isinstance(document, dict) else None
         if isinstance(found, list):
             self._keys = tuple(key for key in found if isinstance(key, dict))
-            self._fetched = self._tried
+            self._fetched = self._tried  # when it was asked: what it withdrew since, the answer may not show
 
     async def close(self) -> None:
         """Closes the connection."""

@@ -20,7 +20,8 @@ class TokenKeys(Protocol):
             key_id: the ``kid`` looked for; if it is not among the keys at hand, they may be fetched anew.
 
         Raises:
-            Unavailable: ``token-keys-unavailable``, no keys are at hand and none can be had.
+            Unavailable: ``token-keys-unavailable``, no keys are at hand and none can be had; ``token-keys-stale``, those
+                at hand were confirmed too long ago.
         """
         ...
 

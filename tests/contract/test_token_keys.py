@@ -181,6 +181,61 @@ def test_a_silent_issuer_is_unavailable():
         ask(JwksUrl(JwksUrlSettings(url="http://127.0.0.1:9/jwks", timeout_seconds=1)), None)
 
 
+def test_keys_that_nobody_confirms_lose_their_trust(issuer):
+    """A key that was withdrawn while the issuer was away counts no longer than ``max_stale_seconds``."""
+    issuer.publish(FIRST)
+    settings = JwksUrlSettings(url=issuer.url, retry_seconds=0.001, keep_seconds=0.001, max_stale_seconds=0.2)
+    keys = JwksUrl(settings)
+
+    async def staling():
+        await keys.keys("one")
+        issuer.status = 500
+        kept = await keys.keys("one")
+        await asyncio.sleep(0.25)
+        with pytest.raises(Unavailable) as caught:
+            await keys.keys("one")
+        issuer.status = 200
+        await asyncio.sleep(0.002)
+        back = await keys.keys("one")
+        await keys.close()
+        return [len(kept), caught.value.code, len(back)]
+
+    assert asyncio.run(staling()) == [1, "token-keys-stale", 1]
+
+
+def test_an_issuer_that_drips_is_given_up():
+    """The limit holds for the whole answer: bytes that keep coming do not hold up those who wait."""
+
+    async def dripping(_, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        try:
+            while True:
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        except ConnectionError:
+            writer.close()
+
+    async def asking():
+        server = await asyncio.start_server(dripping, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        keys = JwksUrl(JwksUrlSettings(url=f"http://127.0.0.1:{port}/", timeout_seconds=0.2))
+        try:
+            with pytest.raises(Unavailable):
+                await asyncio.wait_for(keys.keys("one"), 10)
+        finally:
+            await keys.close()
+            server.close()
+
+    asyncio.run(asking())
+
+
+def test_trust_lasts_until_keys_are_fetched_again():
+    """A limit below the time between two fetches would refuse everyone in between."""
+    with pytest.raises(ValidationError):
+        JwksUrlSettings(url="https://login.example/jwks", keep_seconds=600, max_stale_seconds=599)
+
+
 @pytest.mark.parametrize(
     "url", ["http://login.example/jwks", "ftp://x/", "http://127.0.0.1.evil.example/", "file:///x"]
 )
