@@ -72,9 +72,9 @@ class Sequencer:
     def run(self, stop: Stop) -> None:
         """Sequences until ``stop`` is set, then signs what is numbered and gives the lease back."""
         while not stop.wait(self._sequence_interval):
-            self._round()
+            self._round(stop)
         self._signed_at = 0.0
-        self._round()
+        self._round(stop)
         self._release()
 
     def step(self) -> None:
@@ -95,13 +95,13 @@ class Sequencer:
         if numbered:
             _log.debug("leaves-numbered", leaves=numbered)
 
-    def _round(self) -> None:
+    def _round(self, stop: Stop) -> None:
         try:
             self.step()
             self._alarm(None)
         except Forbidden as error:
             self._alarm(error)
-            time.sleep(min(_ALARMED_PAUSE_SECONDS, self._lease_us / 2e6))
+            stop.wait(min(_ALARMED_PAUSE_SECONDS, self._lease_us / 2e6))
         except BridgeError as error:
             if not error.transient:
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from bridge.ledger.checkpoint import open_checkpoint
 from bridge.ledger.merkle import hash_leaf, verify_consistency, verify_inclusion
 from bridge.ledger.note import VerifierKey
 from bridge.ledger.watermark import FileWatermark
+from bridge.pipeline import sequencer as sequencer_module
 from bridge.pipeline.sequencer import SIGNING_ALARM, Sequencer, tree_reader
 from bridge.store import alarms, leaves
 from bridge.store.database import Database, open_database
@@ -201,3 +203,22 @@ def test_stopping_signs_what_is_numbered_and_gives_the_lease_back(store: Databas
     second = make("second")
     assert second._hold_lease()
     assert signed(store)[1].size == 2
+
+
+def test_a_stop_is_obeyed_while_signing_is_stopped(store: Database, make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the pause after a refusal is: the role ends with the others."""
+    monkeypatch.setattr(sequencer_module, "_ALARMED_PAUSE_SECONDS", 3600.0)
+    sequencer, stop, refused = make(lease_seconds=7200), Stop(), threading.Event()
+
+    def refuse() -> None:
+        refused.set()
+        raise Forbidden("head-behind-watermark", "The head is older than what was signed.")
+
+    monkeypatch.setattr(sequencer, "step", refuse)
+    role = threading.Thread(target=sequencer.run, args=(stop,), daemon=True)
+    role.start()
+    assert refused.wait(30)
+    stop.set()
+    role.join(30)
+
+    assert not role.is_alive()
