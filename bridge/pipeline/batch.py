@@ -44,7 +44,17 @@ class _NotReplayed(Exception):  # noqa: N818 - it only carries the reason out of
 
 
 class PartitionLost(Conflict):
-    """Another worker owns the partition now; nothing of it may be committed here."""
+    """Another worker owns the partition now; nothing more of it may be committed here.
+
+    Attributes:
+        committed: verdicts on those messages of the batch that were committed before, in order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "partition-lost", "Another worker reads this partition now.", remedy="Nothing; it goes on there."
+        )
+        self.committed: Sequence[Verdict] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +118,7 @@ class Batcher:
             A verdict for each item that was committed, in order; fewer than ``items`` only after ``stop``.
 
         Raises:
-            PartitionLost: from the first transaction that found another owner.
+            PartitionLost: from the first transaction that found another owner; it brings the verdicts of those before.
         """
         verdicts: list[Verdict] = []
         waiting: list[tuple[Sequence[Item], BridgeError | None]] = [(part, None) for part in self._closed(items)]
@@ -116,7 +126,8 @@ class Batcher:
             part, culprit = waiting.pop(0)
             try:
                 done = self._until_it_holds(part, place, culprit, stop)
-            except PartitionLost:
+            except PartitionLost as lost:
+                lost.committed = verdicts
                 raise
             except BridgeError as error:  # none that a retry would mend
                 if len(part) == 1:
@@ -195,6 +206,9 @@ class Batcher:
         prepared = item.prepared
         assert prepared.conversion is not None
         with self._database.transaction() as txn:
+            if dead.topic_id is not None:
+                # In the order of whoever works the partition: its position first, then locks and rows.
+                self._recount_replayed(txn, dead, dead.topic_id)
             if not dead_letters.close(txn, dead.dead_key, state=DeadState.REPLAYED, closed_by=by, reason=reason):
                 raise Conflict(
                     "dead-letter-closed", "The dead letter was closed meanwhile.", remedy="Look at it again."
@@ -205,10 +219,14 @@ class Batcher:
             raw_messages.finish(txn, [(dead.raw_key, dead.raw_received_us, RawState.DONE, str(outcome_or_error))])
             if prepared.seen is not None:
                 message_seen.insert(txn, [(*prepared.seen, dead.raw_key, txn.now_us())])
-            topic, number = (dead.topic_id or QUEUE_TOPIC), dead.partition or 0
-            positions.recount(txn, dead.source, topic, number, Counts(stored=1, dead=-1))
+            if dead.topic_id is None:  # workers of the queue share its totals, and so touch them last
+                self._recount_replayed(txn, dead, QUEUE_TOPIC)
             lift_restrictions(txn, dead.dead_key, by, "the consent was understood")
         return Verdict(item, outcome_or_error)
+
+    @staticmethod
+    def _recount_replayed(txn: Transaction, dead: DeadLetterRow, topic_id: str) -> None:
+        positions.recount(txn, dead.source, topic_id, dead.partition or 0, Counts(stored=1, dead=-1))
 
     def _once(self, part: Sequence[Item], place: Place | None, culprit: BridgeError | None) -> list[Verdict]:
         with self._database.transaction() as txn:
@@ -231,9 +249,7 @@ class Batcher:
             txn, partition.source, partition.topic_id, partition.number, expected=place.expected, epoch=place.epoch
         )
         if not held:
-            raise PartitionLost(
-                "partition-lost", "Another worker reads this partition now.", remedy="Nothing; it goes on there."
-            )
+            raise PartitionLost
 
     @staticmethod
     def _still_waiting(txn: Transaction, part: Sequence[Item]) -> Sequence[Item]:
@@ -364,8 +380,7 @@ def lock_keys(prepared: Prepared) -> int:
 
 def lift_restrictions(txn: Transaction, dead_key: int, by: str, reason: str) -> int:
     """Lifts the restrictions that came with a dead letter; answers how many."""
-    rows = restriction_rows.of_dead_letters(txn, [dead_key])
-    return restriction_rows.lift(txn, [row.restriction_key for row in rows], lifted_by=by, reason=reason)
+    return restrictions.lift(txn, restriction_rows.of_dead_letters(txn, [dead_key]), by=by, reason=reason)
 
 
 def counts_of(verdicts: Sequence[Verdict]) -> Counts:

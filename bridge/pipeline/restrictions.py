@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bridge.errors import Conflict, NotFound
-from bridge.store import dead_letters, persons
+from bridge.record import restrictions
+from bridge.store import dead_letters
 from bridge.store import restrictions as repository
 from bridge.store.database import Database
 from bridge.store.rows import DeadState
@@ -31,8 +32,5 @@ def lift(database: Database, restriction_key: int, *, by: str, reason: str) -> N
                 f"restriction {restriction_key} came with dead letter {row.dead_key}, which is open",
                 remedy="Replay or resolve that one, which lifts it.",
             )
-        if not repository.lift(txn, [restriction_key], lifted_by=by, reason=reason):
+        if not restrictions.lift(txn, [row], by=by, reason=reason):
             raise Conflict("restriction-lifted", f"restriction {restriction_key} is lifted already")
-        if row.patient_key is not None:
-            links = persons.links(txn, [row.patient_key])
-            persons.advance_consent_version(txn, {link.person_key for link in links.values()})

@@ -114,7 +114,8 @@ class SourceWorker:
         items = [Item(self._preparer.prepare(fetched.raw), offset=fetched.offset) for fetched in batch]
         try:
             verdicts = self._batcher.store(items, place, stop)
-        except PartitionLost:
+        except PartitionLost as lost:
+            report(self._source.name, lost.committed)
             self._take_stock(place)
             return
         if verdicts:

@@ -28,7 +28,6 @@ from bridge.record.persons import AssertedMerge, ChangedRecord, relink
 from bridge.record.versions import stored_bytes
 from bridge.record.work import Change, Draft, Entry, Work, stored_of
 from bridge.store import identity, resources
-from bridge.store import restrictions as restriction_rows
 from bridge.store.database import Transaction
 from bridge.store.rows import Outcome, ResourceRow, ResourceWrite, VersionRow
 from bridge.telemetry.metrics import STAGE_SECONDS, Stage
@@ -180,7 +179,7 @@ class Recorder:
             if entry.type != "Patient":
                 continue
             now = self._features(entry.stored.body if entry.stored else None)
-            before = self._features(stored_of(entry.row).body) if entry.row else None
+            before = self._features(entry.loaded.body) if entry.loaded else None
             if entry.row is None or now != before:
                 old = frozenset(keys_of(before, self._model)) if before else frozenset()
                 found.append(Demographics(entry, now, old))
@@ -249,7 +248,7 @@ class Recorder:
             identity.put(txn, [(name, key) for name, (_, key) in work.adopted.items()])
             moved = dict(work.adopted.values())
             resources.move_patient(txn, moved)
-            restriction_rows.move(txn, moved)
+            restrictions.move(txn, moved)
 
     def _restrict(self, txn: Transaction, work: Work, changes: Sequence[Change]) -> None:
         created = {key: name for name, key in work.new_names.items() if name.resource_type == "Patient"}

@@ -1,16 +1,17 @@
 """Restricted patients: whoever's consent could not be understood is closed to all but emergency access.
 
-Law *Consent never fails open*.
+Law *Consent never fails open*. To close or to open a patient changes what consents permit, so it advances the consent version
+of her person.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from bridge.mapping.operations import IdentityKey
 from bridge.record.ids import length_prefixed
-from bridge.store import identity
+from bridge.store import identity, persons
 from bridge.store import restrictions as repository
 from bridge.store.database import Transaction
 from bridge.store.rows import RestrictionRow
@@ -41,7 +42,22 @@ def restrict_known(txn: Transaction, patients: Iterable[int], code: str) -> int:
 
 def adopt(txn: Transaction, names: Sequence[tuple[IdentityKey, int]], key: bytes) -> None:
     """Gives the restrictions that waited for these names to the patients who are now known by them."""
-    repository.resolve_identity(txn, {identity_mac(name, key): patient for name, patient in names})
+    if repository.resolve_identity(txn, {identity_mac(name, key): patient for name, patient in names}):
+        _tell(txn, {patient for _, patient in names})
+
+
+def move(txn: Transaction, moved: Mapping[int, int]) -> None:
+    """Gives the restrictions of reserved keys to the patients whose names those turned out to be: reserved key → key."""
+    repository.move(txn, moved)
+    _tell(txn, set(moved.values()))
+
+
+def lift(txn: Transaction, rows: Sequence[RestrictionRow], *, by: str, reason: str) -> int:
+    """Opens the patients of those of ``rows`` that are still open; answers how many these were."""
+    lifted = repository.lift(txn, [row.restriction_key for row in rows], lifted_by=by, reason=reason)
+    if lifted:
+        _tell(txn, {row.patient_key for row in rows if row.patient_key is not None})
+    return lifted
 
 
 def _add(txn: Transaction, whom: Sequence[tuple[int | None, bytes | None]], code: str, dead_key: int | None) -> int:
@@ -54,4 +70,12 @@ def _add(txn: Transaction, whom: Sequence[tuple[int | None, bytes | None]], code
         for restriction_key, (patient, mac) in zip(keys, whom, strict=True)
     ]
     repository.add(txn, rows)
+    _tell(txn, {patient for patient, _ in whom if patient is not None})
     return len(rows)
+
+
+def _tell(txn: Transaction, patients: Collection[int]) -> None:
+    """Says of the persons of these patients that what consents permit may have changed."""
+    if patients:
+        links = persons.links(txn, patients)
+        persons.advance_consent_version(txn, {link.person_key for link in links.values()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from bridge.errors import BridgeError, Conflict, Unavailable
 from bridge.mapping.operations import IdentityKey
-from bridge.pipeline.batch import PartitionLost, Place, Verdict
+from bridge.pipeline.batch import Item, PartitionLost, Place, Verdict
+from bridge.pipeline.ports import Partition
 from bridge.pipeline.prepare import Stage
 from bridge.record import work
 from bridge.record.ids import mint
@@ -205,6 +206,35 @@ def failing_first(hospital: Hospital, fail: Callable[[Any], None]) -> list[int]:
     return sizes
 
 
+def stored_once_let_go(
+    hospital: Hospital, items: Sequence[Item], place: Place, let_go: Callable[[], Any]
+) -> tuple[list[str], list[Verdict]]:
+    """Stores a batch while somebody holds what it needs, and lets go when the first attempt was refused.
+
+    Answers what became of each attempt (``held``, or the error's code), and the verdicts.
+    """
+    refused = threading.Event()
+    attempt = hospital.batcher._once
+    attempts: list[str] = []
+
+    def once(*arguments: Any) -> Any:
+        try:
+            found = attempt(*arguments)
+        except BridgeError as error:
+            attempts.append(error.code)
+            refused.set()
+            raise
+        attempts.append("held")
+        return found
+
+    hospital.batcher._once = once  # type: ignore[method-assign]
+    release = threading.Thread(target=lambda: (refused.wait(30), let_go()))
+    release.start()
+    verdicts = hospital.store(items, place)
+    release.join()
+    return attempts, verdicts
+
+
 @pytest.mark.parametrize("error", [Unavailable("gone", "Gone."), Conflict("met", "Met.")], ids=["gone", "met"])
 def test_a_transient_error_retries_the_whole_batch(hospital: Hospital, error: BridgeError) -> None:
     """Nothing is halved, nothing is a dead letter, nothing is doubled."""
@@ -255,27 +285,9 @@ def test_a_lock_that_is_not_to_be_had_in_time_retries_the_whole_batch(database_u
     items, place = hospital.items(morning())
     with hospital.database.transaction() as txn:
         txn.execute(Statement(sa.text("SET lock_timeout = '100ms'")), {})
-    refused = threading.Event()
-    retry = hospital.batcher._once
-    attempts: list[str] = []
-
-    def once(*arguments: Any) -> Any:
-        try:
-            found = retry(*arguments)
-        except BridgeError as error:
-            attempts.append(error.code)
-            refused.set()
-            raise
-        attempts.append("held")
-        return found
-
-    hospital.batcher._once = once  # type: ignore[method-assign]
     holder = psycopg.connect(database_url)
     holder.execute("SELECT * FROM source_position FOR UPDATE")
-    release = threading.Thread(target=lambda: (refused.wait(30), holder.close()))
-    release.start()
-    verdicts = hospital.store(items, place)
-    release.join()
+    attempts, verdicts = stored_once_let_go(hospital, items, place, holder.close)
 
     assert attempts[0] == "store-conflict"
     assert attempts[-1] == "held"
@@ -295,25 +307,9 @@ def test_a_locked_file_retries_the_whole_batch(
     hospital.close()
     holder = sqlite3.connect(path or "", isolation_level=None, check_same_thread=False)
     holder.execute("BEGIN IMMEDIATE")
-    refused = threading.Event()
-    retry = hospital.batcher._once
-    attempts: list[str] = []
-
-    def once(*arguments: Any) -> Any:
-        try:
-            found = retry(*arguments)
-        except BridgeError as error:
-            attempts.append(error.code)
-            refused.set()
-            raise
-        attempts.append("held")
-        return found
-
-    hospital.batcher._once = once  # type: ignore[method-assign]
-    release = threading.Thread(target=lambda: (refused.wait(30), holder.execute("ROLLBACK"), holder.close()))
-    release.start()
-    verdicts = hospital.store(items, place)
-    release.join()
+    attempts, verdicts = stored_once_let_go(
+        hospital, items, place, lambda: (holder.execute("ROLLBACK"), holder.close())
+    )
 
     assert attempts[0] == "store-conflict"
     assert outcomes(verdicts) == [Outcome.STORED] * 5
@@ -339,6 +335,29 @@ def test_a_worker_whose_partition_was_claimed_commits_nothing(hospital: Hospital
     mine = Place(place.partition, claimed.next_offset, claimed.epoch)
     assert set(outcomes(hospital.batcher.store(items, mine, hospital.stop))) <= {Outcome.STORED, Outcome.SUPERSEDED}
     assert_adds_up(hospital)
+
+
+def test_what_was_committed_before_a_partition_was_lost_is_told(hospital: Hospital) -> None:
+    """A batch in several transactions, taken over after the second: the verdicts of these two come with the loss."""
+    items, place = hospital.items(morning(5))
+    hospital.batcher._lock_keys = 1
+    attempt = hospital.batcher._once
+    done: list[int] = []
+
+    def once(part: Sequence[Item], *others: Any) -> Any:
+        if len(done) == 2:
+            with hospital.database.transaction() as txn:
+                positions.claim(txn, "north", "topic", 0)
+        found = attempt(part, *others)
+        done.append(len(part))
+        return found
+
+    hospital.batcher._once = once  # type: ignore[method-assign]
+    with pytest.raises(PartitionLost) as lost:
+        hospital.batcher.store(items, place, hospital.stop)
+
+    assert [verdict.item for verdict in lost.value.committed] == items[:2]
+    assert hospital.position().received == 2
 
 
 def test_a_batch_at_another_offset_commits_nothing(hospital: Hospital) -> None:
@@ -393,6 +412,59 @@ def test_a_replay_moves_one_from_dead_to_stored(hospital: Hospital, monkeypatch:
     with pytest.raises(Conflict):
         replay(hospital, dead["dead_key"], foreign)
     assert_adds_up(hospital)
+
+
+def test_a_replay_counts_at_the_position_that_counted_it_dead(hospital: Hospital) -> None:
+    """A source whose topics have no ids counts under the empty one, not with the queue."""
+    partition = Partition("north", "", 0)
+    with hospital.database.transaction() as txn:
+        position = positions.claim(txn, "north", "", 0)
+    foreign = hl7("ADT^A04", pid("7^^^SATELLITE^MR"), pv1("V7"))
+    [prepared] = hospital.prepare([foreign])
+    hospital.batcher.store([Item(prepared, offset=0)], Place(partition, 0, position.epoch), hospital.stop)
+    [dead] = hospital.rows("dead_letter")
+
+    assert replay(hospital, dead["dead_key"], hl7("ADT^A04", pid("7"), pv1("V7"))).outcome is Outcome.STORED
+
+    row = hospital.position()
+    assert (row.topic_id, row.received, row.stored, row.dead) == ("", 1, 1, 0)
+    assert_adds_up(hospital)
+
+
+@pytest.mark.parametrize("of_queue", [False, True], ids=["partition", "queue"])
+def test_a_replay_locks_in_the_order_of_the_workers(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch, of_queue: bool
+) -> None:
+    """A partition's worker holds the position before anything else, the queue's touches its totals last.
+
+    In any other order a replay and a worker could each wait for what the other holds.
+    """
+    hospital.feed(hl7("ADT^A04", pid("7^^^SATELLITE^MR"), pv1("V7")))
+    order: list[str] = []
+    recount, record = positions.recount, hospital.recorder.record
+
+    def recounting(*arguments: Any) -> None:
+        order.append("position")
+        recount(*arguments)
+
+    def recording(*arguments: Any) -> Any:
+        order.append("record")
+        return record(*arguments)
+
+    monkeypatch.setattr(positions, "recount", recounting)
+    hospital.recorder.record = recording  # type: ignore[method-assign]
+    from bridge.store import dead_letters
+
+    [row] = hospital.rows("dead_letter")
+    with hospital.database.transaction(read_only=True) as txn:
+        letter = dead_letters.get(txn, row["dead_key"])
+    assert letter is not None
+    if of_queue:
+        letter = letter._replace(topic_id=None, partition=None)
+    [prepared] = hospital.prepare([hl7("ADT^A04", pid("7"), pv1("V7"))])
+    hospital.batcher.replay(prepared, letter, by="operator", reason="listed")
+
+    assert order == (["record", "position"] if of_queue else ["position", "record"])
 
 
 def test_a_replay_that_fails_again_changes_nothing(hospital: Hospital) -> None:

@@ -10,10 +10,11 @@ import pytest
 
 from bridge.errors import BridgeError, Unavailable
 from bridge.pipeline.batch import CONSENT_ALARM, lift_restrictions
+from bridge.pipeline.replay import resolve
 from bridge.record.consents import CHAIN_DESTINATION, ConsentPayload
 from bridge.store import alarms, dead_letters, source_control
 from bridge.store.rows import Outcome
-from tests.integration.hospital import Hospital, codes, hl7, outcomes, pid
+from tests.integration.hospital import Hospital, codes, hl7, obr, obx, outcomes, pid
 from tests.integration.test_batch import assert_adds_up, replay
 
 PATIENT = {
@@ -293,6 +294,41 @@ def test_resolving_the_dead_letter_lifts_its_restriction_alone(hospital: Hospita
     assert {(row["lifted_by"], row["reason"]) for row in hospital.rows("restriction")} == {
         ("officer", "asked the patient")
     }
+
+
+def consent_version(hospital: Hospital) -> int:
+    [version] = [row["consent_version"] for row in hospital.rows("person")]
+    return int(version)
+
+
+def test_closing_and_opening_a_patient_advance_the_consent_version(hospital: Hospital) -> None:
+    """Whoever remembers what was permitted asks again: after the dead letter, and after it is resolved or replayed."""
+    hospital.feed(PATIENT)
+    known = consent_version(hospital)
+    hospital.feed(BROKEN[0][0], BROKEN[1][0])
+    closed = consent_version(hospital)
+    assert closed > known
+
+    first, second = hospital.rows("dead_letter")
+    resolve(hospital.database, first["dead_key"], by="officer", reason="asked the patient")
+    resolved = consent_version(hospital)
+    assert resolved > closed
+    # another one, which says nothing of consents: what advances the version is the lifting alone
+    assert replay(hospital, second["dead_key"], hl7("ORU^R01", pid(), obr(), obx())).outcome is Outcome.STORED
+    assert consent_version(hospital) > resolved
+
+
+def test_a_patient_who_is_closed_when_she_comes_under_another_name_is_told(hospital: Hospital) -> None:
+    """A restriction that waited for a name finds a patient who was here all the time."""
+    hospital.feed(hl7("ADT^A08", pid()))
+    hospital.feed(hl7("MFN^M02", pid("77^^^ARCHIVE^MR"), VALUED_CON))
+    assert restricted(hospital) == []
+    before = consent_version(hospital)
+
+    hospital.feed(hl7("ADT^A08", pid("1^^^NORTH^MR~77^^^ARCHIVE^MR"), at="20240302120000"))
+
+    assert restricted(hospital) == ["1"]
+    assert consent_version(hospital) > before
 
 
 def test_a_successful_replay_lifts_the_restriction(hospital: Hospital) -> None:

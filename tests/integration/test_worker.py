@@ -15,6 +15,7 @@ from bridge.pipeline.worker import SourceWorker
 from bridge.store import positions, schema, source_control
 from bridge.store.database import open_database
 from bridge.store.dialect import Statement
+from bridge.telemetry import metrics
 from bridge.telemetry.stop import Stop
 from tests.integration.hospital import Hospital, hl7, pid, pv1
 from tests.integration.test_consent_feed import VALUED_CON, alarmed, paused
@@ -174,6 +175,33 @@ def test_a_partition_that_another_worker_claimed_is_left_alone(hospital: Hospita
     assert log.told[SECOND] == 25
     assert log.told[FIRST] == 10
     assert len(hospital.resources("Patient")) == 35
+
+
+def test_what_was_committed_before_a_loss_is_counted(hospital: Hospital) -> None:
+    """The metrics of this process count every message that it has committed (promise P2)."""
+
+    def received() -> float:
+        return metrics.REGISTRY.get_sample_value("hiebridge_messages_received_total", {"source": "north"}) or 0
+
+    log = Log(hospital.stop, {FIRST: registrations(0, 5)})
+    hospital.batcher._lock_keys = 1  # every message a transaction of its own
+    attempt = hospital.batcher._once
+    before, committed = received(), 0
+
+    def once(*arguments: Any) -> Any:
+        nonlocal committed
+        if committed == 3:
+            with hospital.database.transaction() as txn:
+                positions.claim(txn, "north", "topic", 0)
+        found = attempt(*arguments)
+        committed += 1
+        return found
+
+    hospital.batcher._once = once  # type: ignore[method-assign]
+    worker_of(hospital, log).run(hospital.stop)
+
+    assert totals(hospital) == {0: (3, 3)}
+    assert received() - before == 3
 
 
 def test_messages_that_are_stored_already_are_passed_over(hospital: Hospital) -> None:
