@@ -176,10 +176,12 @@ class Preparer:
         return replace(prepared, conversion=conversion)
 
     def unreadable(self, raw: RawMessage, envelope: Envelope, error: BridgeError) -> Prepared:
-        """The dead letter of a stored message whose encrypted bytes no longer open; they are kept as they are."""
-        return Prepared(raw, self.site_of(raw.source), raw.kind or ContentKind.HL7V2, envelope).failed(
-            error, Stage.DETECT
-        )
+        """The dead letter of a stored message whose encrypted bytes no longer open; they are kept as they are.
+
+        Nobody can say that it carried no consent, so it counts as one that names no patient.
+        """
+        unread = Prepared(raw, self.site_of(raw.source), raw.kind or ContentKind.HL7V2, envelope, consent=True)
+        return unread.failed(error, Stage.DETECT)
 
     def _refuse_future(self, conversion: Conversion, received_us: int) -> None:
         """What is dated into the future would outrank every true change until then, a revocation among them."""

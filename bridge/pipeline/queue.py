@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -95,19 +95,26 @@ class QueueIntake:
                 self._recount()
 
     def _settle(self, group: list[_Waiting]) -> None:
+        """Writes and answers a group; halves one that cannot be stored, until the culprit alone hears why."""
+        failure: BridgeError
         try:
             receipts = self._write([waiting.raw for waiting in group])
         except BridgeError as error:
-            _log.warning("intake-failed", code=error.code, messages=len(group))
             failure = error
         except Exception as error:  # noqa: BLE001 - the listeners must hear of it, whatever it was
             failure = Fault("intake-broken", f"Storing raw messages failed ({type(error).__name__}).")
         else:
             for waiting, receipt in zip(group, receipts, strict=True):
-                waiting.loop.call_soon_threadsafe(_succeed, waiting.done, receipt)
+                _answer(waiting, receipt)
             return
+        if len(group) > 1 and not failure.transient:
+            middle = len(group) // 2
+            self._settle(group[:middle])
+            self._settle(group[middle:])
+            return
+        _log.warning("intake-failed", code=failure.code, messages=len(group))
         for waiting in group:
-            waiting.loop.call_soon_threadsafe(_fail, waiting.done, failure)
+            _answer(waiting, failure)
 
     def _write(self, group: list[RawMessage]) -> list[Receipt]:
         envelopes = [seal(raw.content, aad(raw), self._wrapper) for raw in group]
@@ -159,14 +166,19 @@ class QueueIntake:
         )
 
 
-def _succeed(done: asyncio.Future[Receipt], receipt: Receipt) -> None:
-    if not done.done():
-        done.set_result(receipt)
+def _answer(waiting: _Waiting, answer: Receipt | BridgeError) -> None:
+    """Tells whoever waits; where their loop is closed nobody does any more, and others must hear theirs."""
+    with suppress(RuntimeError):
+        waiting.loop.call_soon_threadsafe(_settled, waiting.done, answer)
 
 
-def _fail(done: asyncio.Future[Receipt], error: BridgeError) -> None:
-    if not done.done():
-        done.set_exception(error)
+def _settled(done: asyncio.Future[Receipt], answer: Receipt | BridgeError) -> None:
+    if done.done():
+        return
+    if isinstance(answer, Receipt):
+        done.set_result(answer)
+    else:
+        done.set_exception(answer)
 
 
 class QueueWorker:
@@ -234,7 +246,7 @@ class QueueWorker:
         try:
             raw = opened(row, self._wrapper)
         except Incorrect as error:
-            closed = RawMessage(row.source, b"", ContentKind(row.kind), None, row.received_us)
+            closed = RawMessage(row.source, b"", None, None, row.received_us)
             envelope = Envelope(row.key_id, row.wrapped_key, row.nonce, row.ciphertext)
             return self._preparer.unreadable(closed, envelope, error)
         return self._preparer.prepare(raw)
@@ -247,6 +259,12 @@ def opened(row: RawMessageRow, wrapper: KeyWrapper) -> RawMessage:
         Unavailable: its wrapping key is not there.
         Incorrect: the row was altered.
     """
+    if row.kind not in set(ContentKind):
+        raise Incorrect(
+            "raw-message-altered",
+            "The row of a raw message was altered.",
+            remedy="Restore it from a backup, or have the sender send it again and resolve the dead letter.",
+        )
     raw = RawMessage(row.source, b"", ContentKind(row.kind), None, row.received_us)
     content = open_envelope(Envelope(row.key_id, row.wrapped_key, row.nonce, row.ciphertext), aad(raw), wrapper)
-    return RawMessage(row.source, content, ContentKind(row.kind), None, row.received_us)
+    return replace(raw, content=content)

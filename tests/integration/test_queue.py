@@ -7,18 +7,22 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from adapters.sources.folder import FolderListener, FolderSettings
-from bridge.errors import Busy, Fault, Unavailable
+from bridge.errors import Busy, Fault, Incorrect, Unavailable
 from bridge.pipeline import queue as queue_module
+from bridge.pipeline.batch import CONSENT_ALARM
 from bridge.pipeline.ports import RawMessage, Receipt
 from bridge.pipeline.queue import QueueIntake, QueueWorker
-from bridge.store import raw_messages, source_control
-from bridge.store.database import open_database
-from bridge.store.rows import RawState
+from bridge.store import raw_messages, schema, source_control
+from bridge.store.database import Transaction, open_database
+from bridge.store.dialect import Statement
+from bridge.store.rows import RawMessageRow, RawState
 from bridge.telemetry.stop import Stop
 from tests.integration.hospital import KEYS, Hospital, hl7, pid, pv1
 from tests.integration.test_consent_feed import VALUED_CON, alarmed, paused
@@ -46,7 +50,8 @@ def opened(hospital: Hospital) -> QueueWorker:
 
 def accept(intake: QueueIntake, messages: Sequence[RawMessage]) -> list[Receipt | BaseException]:
     async def all_at_once() -> list[Receipt | BaseException]:
-        return await asyncio.gather(*(intake.accept(m) for m in messages), return_exceptions=True)
+        accepts = (asyncio.wait_for(intake.accept(message), 60) for message in messages)
+        return await asyncio.gather(*accepts, return_exceptions=True)
 
     return asyncio.run(all_at_once())
 
@@ -93,34 +98,78 @@ def test_what_was_accepted_is_stored_once_and_encrypted_at_rest(
     assert hospital.position().received == 250
 
 
+class Gate:
+    """Holds the first write of an intake up, so that everything accepted meanwhile is written together."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        self._begun, self._go = threading.Event(), threading.Event()
+        self._insert = raw_messages.insert
+        monkeypatch.setattr(raw_messages, "insert", self._slow)
+
+    def _slow(self, txn: Transaction, rows: Sequence[RawMessageRow]) -> None:
+        self.sizes.append(len(rows))
+        self._begun.set()
+        self._go.wait(30)
+        self._insert(txn, rows)
+
+    async def first_then_the_rest(
+        self, intake: QueueIntake, messages: Sequence[RawMessage]
+    ) -> list[Receipt | BaseException]:
+        """What was answered to each message."""
+        first = asyncio.create_task(intake.accept(messages[0]))
+        await asyncio.to_thread(self._begun.wait, 30)
+        rest = [asyncio.create_task(intake.accept(message)) for message in messages[1:]]
+        await asyncio.sleep(0)
+        self._go.set()
+        return await asyncio.gather(first, *rest, return_exceptions=True)
+
+    async def given_up(self, intake: QueueIntake, message: RawMessage) -> None:
+        """Ends while the message is being written."""
+        accepting = asyncio.create_task(intake.accept(message))
+        await asyncio.to_thread(self._begun.wait, 30)
+        assert not accepting.done()
+
+    def open(self) -> None:
+        """Lets the write go on."""
+        self._go.set()
+
+
 def test_accepts_that_wait_together_share_a_commit(
     hospital: Hospital, intake: QueueIntake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While one commit is under way, everything that comes meanwhile goes into the next."""
-    sizes: list[int] = []
-    begun, go = threading.Event(), threading.Event()
-    insert = raw_messages.insert
+    gate = Gate(monkeypatch)
+    asyncio.run(gate.first_then_the_rest(intake, arrivals(hospital, 101)))
 
-    def slow(txn: object, rows: list[object]) -> None:
-        sizes.append(len(rows))
-        begun.set()
-        go.wait(30)
-        insert(txn, rows)  # type: ignore[arg-type]
+    assert gate.sizes == [1, 100]
 
-    monkeypatch.setattr(raw_messages, "insert", slow)
-    messages = arrivals(hospital, 101)
 
-    async def first_then_the_rest() -> None:
-        first = asyncio.create_task(intake.accept(messages[0]))
-        await asyncio.to_thread(begun.wait, 30)
-        rest = [asyncio.create_task(intake.accept(message)) for message in messages[1:]]
-        await asyncio.sleep(0)
-        go.set()
-        await asyncio.gather(first, *rest)
+def test_one_that_cannot_be_taken_is_refused_alone(
+    hospital: Hospital, intake: QueueIntake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that no retry would mend harms none of those that wait with it: they are stored, once."""
+    messages = arrivals(hospital, 40)
+    messages[17] = replace(messages[17], source="nowhere")
+    answers = asyncio.run(Gate(monkeypatch).first_then_the_rest(intake, messages))
 
-    asyncio.run(first_then_the_rest())
+    assert [number for number, answer in enumerate(answers) if not isinstance(answer, Receipt)] == [17]
+    assert isinstance(answers[17], Incorrect)
+    assert waiting(hospital) == len({str(answer) for answer in answers}) - 1 == 39
 
-    assert sizes == [1, 100]
+
+def test_a_listener_that_is_gone_takes_no_other_with_it(
+    hospital: Hospital, intake: QueueIntake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loop is closed when its message is stored; whoever comes later is served."""
+    gate = Gate(monkeypatch)
+    first, second = arrivals(hospital, 2)
+    asyncio.run(gate.given_up(intake, first))
+    gate.open()
+
+    [answer] = accept(intake, [second])
+    assert isinstance(answer, Receipt)
+    assert waiting(hospital) == 2
 
 
 def test_a_full_intake_is_busy_and_promises_nothing(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,30 +331,42 @@ def test_a_paused_source_fills_the_queue_for_itself_alone(hospital: Hospital) ->
         full.close()
 
 
-def test_a_row_that_was_altered_is_a_dead_letter_and_holds_up_nobody(
-    hospital: Hospital, intake: QueueIntake, worker: QueueWorker
+@pytest.mark.parametrize(
+    ("column", "junk"), [("ciphertext", b"x" * 64), ("wrapped_key", b"x" * 40), ("kind", "letter")]
+)
+def test_a_row_that_was_altered_is_a_dead_letter_and_may_have_been_a_consent(
+    hospital: Hospital, intake: QueueIntake, worker: QueueWorker, column: str, junk: bytes | str
 ) -> None:
-    """A raw message that no longer opens cannot be done; the others can."""
-    import sqlalchemy as sa
+    """What no longer opens cannot be done, and nobody can say whose consent it was: an operator must look.
 
-    from bridge.store import schema
-    from bridge.store.dialect import Statement
-
+    The other messages of its batch, and other sources, are none the worse.
+    """
     accept(intake, arrivals(hospital, 3))
-    altered = (
-        sa.update(schema.raw_message)
-        .values(ciphertext=sa.bindparam("junk"))
-        .where(schema.raw_message.c.raw_key == sa.bindparam("key"))
-    )
+    table = schema.raw_message
+    altered = sa.update(table).values({column: sa.bindparam("junk")}).where(table.c.raw_key == sa.bindparam("key"))
     with hospital.database.transaction() as txn:
         key = min(row["raw_key"] for row in hospital.rows_in(txn, "raw_message"))
-        txn.change(Statement(altered), {"junk": b"x" * 64, "key": key})
+        txn.change(Statement(altered), {"junk": junk, "key": key})
     work_off(worker)
 
     assert waiting(hospital) == 0
     assert len(hospital.resources("Patient")) == 2
-    assert len(hospital.rows("dead_letter")) == 1
-    assert_adds_up(hospital, 3)
+    [dead] = hospital.rows("dead_letter")
+    assert (dead["raw_key"], dead["category"]) == (key, "incorrect")
+    assert (paused(hospital), alarmed(hospital)) == ({"north"}, [(CONSENT_ALARM, "north")])
+    accept(intake, arrivals(hospital, 2) + arrivals(hospital, 2, "south"))
+    work_off(worker)
+    assert (waiting(hospital), hospital.position("south").stored) == (2, 2)
+    assert_adds_up(hospital, 7)
+
+
+def test_what_is_no_message_at_all_was_no_consent(hospital: Hospital, intake: QueueIntake, worker: QueueWorker) -> None:
+    """It can be read, and holds neither a consent segment nor a Consent: a dead letter, and intake goes on."""
+    accept(intake, [hospital.raw(content) for content in (b"", b"%PDF-1.4", b"\xff\xfe\x00", b"{]")])
+    work_off(worker)
+
+    assert len(hospital.rows("dead_letter")) == 4
+    assert (paused(hospital), alarmed(hospital)) == (set(), [])
 
 
 def test_a_worker_that_is_told_to_stop_leaves_the_rest_waiting(
