@@ -126,9 +126,7 @@ class LocalChain:
 
     def prepare_consents(self, writes: Sequence[ConsentWrite], outstanding: Sequence[Prepared]) -> Prepared:  # noqa: ARG002 - as above
         """As the port says."""
-        return _prepared(
-            [{"consent": {"handle": write.handle.value.hex(), "word": write.word.pack().hex()}} for write in writes]
-        )
+        return _prepared([_consent_entry(write) for write in writes])
 
     def send(self, prepared: Prepared) -> None:
         """As the port says; on return the block is on disk."""
@@ -142,11 +140,7 @@ class LocalChain:
                 return
             number = head.number + 1
             entries = [_anchor_entry(anchor) for anchor in anchors if _take_anchor(db, anchor, number)]
-            entries += [
-                {"consent": {"handle": write.handle.value.hex(), "word": write.word.pack().hex()}}
-                for write in writes
-                if _take_consent(db, write, number)
-            ]
+            entries += [_consent_entry(write) for write in writes if _take_consent(db, write, number)]
             self._append(db, head, entries)
             db.execute("INSERT INTO submission VALUES (?, ?, 0)", (prepared.id, number))
 
@@ -201,13 +195,15 @@ class LocalChain:
         """As the port says: the signed block that anchored the head."""
         with self._open() as db:
             row = db.execute(
-                "SELECT number, hash, time_us, body, signature FROM anchored JOIN block ON block = number WHERE log = ?",
+                "SELECT size, root, number, hash, time_us, body, signature"
+                " FROM anchored JOIN block ON block = number WHERE log = ?",
                 (log.value,),
             ).fetchone()
         if row is None or writer not in {None, self._writer}:
             raise NotFound("anchor-absent", "nothing of this log is anchored on the local chain yet")
-        body = {"block": b64encode(row[3]).decode("ascii"), "signature": b64encode(row[4]).decode("ascii")}
-        return ChainEvidence("local", BlockRef(*row[:3]), body)
+        size, root, *block, body, signature = row
+        shown = {"block": b64encode(body).decode("ascii"), "signature": b64encode(signature).decode("ascii")}
+        return ChainEvidence("local", AnchoredHead(size, Root(root), BlockRef(*block)), shown)
 
     def close(self) -> None:
         """As the port says."""
@@ -313,6 +309,10 @@ def _entries(raw: bytes) -> tuple[list[Anchor], list[ConsentWrite]]:
 
 def _anchor_entry(anchor: Anchor) -> dict[str, Any]:
     return {"anchor": {"log": anchor.log.value.hex(), "size": anchor.size, "root": anchor.root.value.hex()}}
+
+
+def _consent_entry(write: ConsentWrite) -> dict[str, Any]:
+    return {"consent": {"handle": write.handle.value.hex(), "word": write.word.pack().hex()}}
 
 
 def _stale(db: sqlite3.Connection, anchor: Anchor) -> bool:

@@ -250,13 +250,18 @@ class ChainEvidence:
 
     Attributes:
         kind: which check applies, e.g. ``local`` or ``evm``.
-        block: the block that it is about.
+        head: the anchored head that it is about, and the block that shows it.
         body: JSON, documented in ``docs/reference/proof-bundle.md``; goes into a proof bundle unchanged.
     """
 
     kind: str
-    block: BlockRef
+    head: AnchoredHead
     body: Mapping[str, Any]
+
+    @property
+    def block(self) -> BlockRef:
+        """The block that it is about."""
+        return self.head.seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +345,7 @@ class ChainBackend(Protocol):
         ...
 
     def evidence(self, log: LogId, *, writer: bytes | None = None, sight: Sight = Sight.FINAL) -> ChainEvidence:
-        """Evidence for the head that :meth:`read_anchor` answers at the same sight.
+        """Evidence for the log's head at that sight, as of one block.
 
         Nodes forget old state, so take it when an anchor becomes final and keep it.
 

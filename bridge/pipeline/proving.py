@@ -5,11 +5,12 @@ Before a bundle is handed out it is verified against the deployment's own keys, 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from bridge.errors import Conflict, Forbidden, Incorrect, NotFound, Unavailable
 from bridge.keys.ports import KeyWrapper
-from bridge.ledger.chain import AnchoredHead, ChainBackend, ChainEvidence, LogId, Sight
+from bridge.ledger.chain import ChainBackend, ChainEvidence, LogId, Sight
 from bridge.ledger.chain_evidence import named_contract
 from bridge.ledger.commitment import Context, commit, leaf_data
 from bridge.ledger.merkle import TreeHead, TreeReader
@@ -23,8 +24,6 @@ from bridge.pipeline.sequencer import tree_reader
 from bridge.store import leaves, resources
 from bridge.store.database import Database, Transaction
 from bridge.store.rows import CommitmentRow, LogLeaf, VersionRow
-
-_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +117,10 @@ def template_policy(log_key: VerifierKey, chain: ChainBackend) -> tuple[Policy, 
 def _evidence(chain: ChainBackend, log: LogId) -> Anchored | None:
     """The final head of the log and its evidence; the newest one where nothing is final yet; None where none is there."""
     for sight in (Sight.FINAL, Sight.LATEST):
-        for _ in range(_ATTEMPTS):  # the head may move between two questions
-            before = chain.read_anchor(log, sight=sight)
-            if before is None:
-                break
+        with suppress(NotFound):
             evidence = chain.evidence(log, sight=sight)
-            after = chain.read_anchor(log, sight=sight)
-            if after is not None and _head(after) == _head(before):
-                return _head(before), evidence
+            return TreeHead(evidence.head.size, evidence.head.root.value), evidence
     return None
-
-
-def _head(anchored: AnchoredHead) -> TreeHead:
-    return TreeHead(anchored.size, anchored.root.value)
 
 
 def _version(txn: Transaction, resource: tuple[str, str], wanted: int | None) -> VersionRow:

@@ -8,7 +8,9 @@ import os
 import secrets
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from eth_account import Account
@@ -112,8 +114,7 @@ def test_a_reorganization_undoes_and_the_same_bytes_arrive_again(anvil, tmp_path
     prepared = submit(chain, outbox, [an_anchor()])
     anvil.call("anvil_mine", "0x2")
     before = chain.status(prepared)
-    anvil.call("anvil_reorg", 4, [])
-    anvil.call("anvil_dropAllTransactions")
+    reorganize(anvil, 4)
     undone = chain.status(prepared)
     assert (before.state, undone.state) == (STATES.INCLUDED, STATES.UNSEEN)
     assert chain.read_anchor(an_anchor().log) is None
@@ -223,7 +224,6 @@ def test_gas_stays_within_its_figures(anvil, chain) -> None:
 
 def test_a_proof_verifies_offline_against_the_anchors_block(anvil, chain, contract) -> None:
     """The road's last step: evidence from a real node, a bundle, and a policy that holds the block's hash."""
-    found = None
     chain.send(chain.prepare_anchors([example.anchor(example.ANCHORED)], []))
     anvil.call("anvil_mine", "0x5")
     found = chain.evidence(example.LOG)
@@ -249,17 +249,142 @@ def test_a_proof_verifies_offline_against_the_anchors_block(anvil, chain, contra
     assert verdict.attested.time_us == found.block.time_us
 
 
+@pytest.mark.usefixtures("no_mining")
 def test_evidence_needs_an_anchor_at_that_sight(anvil, chain) -> None:
-    """An anchor that is not final yet has no final evidence."""
-    anvil.call("evm_setIntervalMining", 0)
-    try:
-        chain.send(chain.prepare_anchors([an_anchor()], []))
-        anvil.call("evm_mine")
-        with pytest.raises(NotFound, match="anchor-absent"):
-            chain.evidence(an_anchor().log)
-        assert chain.evidence(an_anchor().log, sight=Sight.LATEST).body["headers"]
-    finally:
-        anvil.call("evm_setIntervalMining", 1)
+    """An anchor that is not final yet has no final evidence; what there is names the head that it is about."""
+    chain.send(chain.prepare_anchors([an_anchor()], []))
+    anvil.call("evm_mine")
+    with pytest.raises(NotFound, match="anchor-absent"):
+        chain.evidence(an_anchor().log)
+    found = chain.evidence(an_anchor().log, sight=Sight.LATEST)
+    assert found.body["headers"]
+    assert found.head == chain.read_anchor(an_anchor().log)
+
+
+def meddle(monkeypatch, chain: EvmChain, method: str, act: Callable[[Callable[[], Any]], Any]) -> None:
+    """From now on ``act`` stands between the backend and the node's answers to ``method``."""
+    call = chain._rpc.call
+
+    def between(name: str, *parameters: Any) -> Any:
+        return act(lambda: call(name, *parameters)) if name == method else call(name, *parameters)
+
+    monkeypatch.setattr(chain._rpc, "call", between)
+
+
+def reorganize(node, depth: int) -> None:
+    """Other blocks for certain: within one second, and with the same transactions, they would be the same blocks."""
+    node.call("anvil_setCoinbase", "0x" + secrets.token_hex(20))
+    node.call("anvil_reorg", depth, [])
+    node.call("anvil_dropAllTransactions")
+
+
+@pytest.mark.usefixtures("no_mining")
+def test_a_reorganization_between_two_calls_mixes_no_chains(anvil, chain, monkeypatch) -> None:
+    """State is that of the block it is said to be of: what an undone block held is not claimed of the block that took its place."""
+    anvil.call("anvil_mine", "0x4")
+    write = a_grant()
+    chain.send(chain.prepare_consents([write], []))
+    anvil.call("evm_mine")
+    undone = chain.read_consent(write.handle).seen
+    meddled = iter([True])
+
+    def reorganize_first(answer):
+        if next(meddled, False):
+            reorganize(anvil, 2)
+        return answer()
+
+    meddle(monkeypatch, chain, "eth_call", reorganize_first)
+    found = chain.read_consent(write.handle)
+
+    assert (found.word is not None) == (found.seen.hash == undone.hash)
+    assert chain.read_consent(write.handle).word is None
+
+
+@pytest.mark.usefixtures("no_mining")
+def test_a_receipt_alone_settles_nothing(anvil, chain, monkeypatch) -> None:
+    """A node that calls a reverted anchor a success is not believed, for the contract's storage says otherwise."""
+    outbox = MemoryOutbox()
+    early = chain.prepare_anchors([an_anchor(5)], [])
+    late = chain.prepare_anchors([replace(an_anchor(5), root=Root(bytes(32)))], [early])
+    for prepared in (early, late):
+        outbox.persist(prepared)
+        chain.send(prepared)
+    anvil.call("anvil_mine", "0x4")
+    assert [chain.status(prepared).state for prepared in (early, late)] == [STATES.FINAL, STATES.REFUSED]
+
+    meddle(monkeypatch, chain, "eth_getTransactionReceipt", lambda answer: {**answer(), "status": "0x1"})
+    with pytest.raises(Unavailable, match="chain-receipt-unconfirmed"):
+        settle(chain, outbox)
+    assert outbox.settled == {early.id: STATES.FINAL}
+
+
+@pytest.mark.usefixtures("no_mining")
+def test_words_are_final_only_by_storage(anvil, chain, monkeypatch) -> None:
+    """A batch of words whose receipt is there, and whose last word is not, is not settled; overruled words are."""
+    first, barred = a_grant(), a_grant()
+    revocation = ConsentWrite(barred.handle, ConsentWord.revoked(2, barred.word.tag))
+    prepared = chain.prepare_consents([first, barred], [])
+    overruling = chain.prepare_consents([revocation], [prepared])
+    for each in (prepared, overruling):
+        chain.send(each)
+    anvil.call("anvil_mine", "0x4")
+    assert [chain.status(each).state for each in (prepared, overruling)] == [STATES.FINAL] * 2
+
+    answers = iter(range(2))
+    meddle(
+        monkeypatch, chain, "eth_call", lambda answer: answer() if next(answers, None) == 0 else "0x" + bytes(32).hex()
+    )
+    with pytest.raises(Unavailable, match="chain-receipt-unconfirmed"):
+        chain.status(prepared)
+
+
+@pytest.mark.usefixtures("no_mining")
+def test_what_an_undone_block_counted_loses_no_submission(anvil, chain, monkeypatch) -> None:
+    """A submission that a reorganization throws out while its status is asked can still be taken: it is unseen, not lost."""
+    anvil.call("anvil_mine", "0x4")
+    prepared = chain.prepare_anchors([an_anchor()], [])
+    chain.send(prepared)
+    anvil.call("evm_mine")
+    meddled = iter([True])
+
+    def reorganize_first(answer):
+        if next(meddled, False):
+            reorganize(anvil, 2)
+        return answer()
+
+    meddle(monkeypatch, chain, "eth_getTransactionReceipt", reorganize_first)
+
+    assert chain.status(prepared).state is STATES.UNSEEN
+
+
+def test_a_submission_to_another_contract_wrote_nothing_here(anvil, tmp_path, contract) -> None:
+    """After the contract was exchanged, what had been sent to the old one is prepared anew, not taken for done."""
+    old = evm_settings(anvil, tmp_path, contract=deploy(anvil, tmp_path / "deployer"))
+    prepared = EvmChain(old).prepare_anchors([an_anchor()], [])
+    EvmChain(old).send(prepared)
+    anvil.call("anvil_mine", "0x4")
+
+    assert EvmChain(old).status(prepared).state is STATES.FINAL
+    assert EvmChain(old.model_copy(update={"contract": contract})).status(prepared).state is STATES.REFUSED
+
+
+def test_another_node_behind_the_address_is_noticed(anvil, chain, monkeypatch) -> None:
+    """Chain and contract are asked for again after the node failed to answer, and each minute, and not at every call."""
+    asked = []
+
+    def elsewhere(answer):
+        asked.append(answer())
+        return "0x5"
+
+    chain.head()
+    meddle(monkeypatch, chain, "eth_chainId", elsewhere)
+    chain.head()
+    assert not asked
+    chain._rpc.losses += 1
+    for _ in range(2):
+        with pytest.raises(Forbidden, match="chain-mismatch"):
+            chain.head()
+    assert len(asked) == 2
 
 
 @settings(max_examples=30, deadline=None)
@@ -294,6 +419,7 @@ def test_a_missing_contract_is_named(anvil, tmp_path) -> None:
         chain.prepare_consents([a_grant()], [])
 
 
+@pytest.mark.usefixtures("no_mining")
 def test_fees_above_the_limit_wait(anvil, tmp_path, contract) -> None:
     """A submission is not prepared while gas costs more than allowed."""
     anvil.call("anvil_setNextBlockBaseFeePerGas", hex(900 * 10**9))

@@ -1,5 +1,8 @@
 """The EVM backend: one contract holds heads and consent words; web3 speaks to a node.
 
+State is read at a block's hash (EIP-1898), so that a reorganization between two calls never mixes two chains, and what a
+submission wrote counts as final only when the contract's storage at the final block says so: a receipt alone settles nothing.
+
 Limits: state is as true as the node that answers; a block is final by the configured policy. Submissions of one sender
 take effect in the order of their nonces, so an unsent earlier one holds up later ones until it is sent again.
 """
@@ -7,8 +10,9 @@ take effect in the order of their nonces, so an unsent earlier one holds up late
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, NoReturn, TypeVar
 
 from bridge.config.adapters import AdapterSpec
 from bridge.errors import Conflict, Forbidden, Incorrect, NotFound, Unavailable
@@ -33,13 +37,18 @@ from bridge.ledger.chain import (
 )
 
 from .artifact import artifact
+from .calls import head_stands, read_calls, word_stands
 from .evidence import head_evidence
-from .rpc import Refused, Rpc, block_ref, unhex
-from .sender import Sender, place_of
+from .rpc import Refused, Rpc, at_block, block_ref, unhex
+from .sender import Place, Sender, place_of
 from .settings import EvmSettings
 from .web3_family import Web3
 
+_T = TypeVar("_T")
+
 _POLL_SECONDS: Final = 0.2
+_CHECK_SECONDS: Final = 60.0
+_ATTEMPTS: Final = 3
 
 
 def open_evm_chain(settings: EvmSettings, keys: KeyProvider) -> ChainBackend:  # noqa: ARG001 - senders' keys are secp256k1, by reference in the settings
@@ -66,7 +75,7 @@ class EvmChain:
                 remedy="Give consent_key a key of its own, so that a stuck anchor delays no revocation.",
             )
         self._codec = Web3().eth.contract(abi=artifact().abi)
-        self._checked = False
+        self._checked: tuple[int, float] | None = None  # losses of the node then, and until when that holds
 
     def capabilities(self) -> Capabilities:
         """As the port says."""
@@ -146,20 +155,39 @@ class EvmChain:
         place = place_of(prepared.raw)
         name = "0x" + prepared.id.hex()
         # The count is read first: a submission included in between is then found by its receipt, never taken for lost.
-        count = self._rpc.number("eth_getTransactionCount", "0x" + place.sender.hex(), "latest")
+        counted, count = self._seen(Sight.LATEST, partial(self._count, place))
         receipt = self._rpc.call("eth_getTransactionReceipt", name)
         if receipt is not None:
-            block = self._rpc.block(receipt["blockHash"])
-            if block is not None:
-                return self._included(block_ref(block), succeeded=bool(int(receipt["status"], 16)))
+            block = self._rpc.block(receipt["blockNumber"])
+            if block is not None and block["hash"] == receipt["blockHash"]:
+                return self._included(place, block_ref(block), succeeded=bool(int(receipt["status"], 16)))
         if self._rpc.call("eth_getTransactionByHash", name) is not None:
             return SubmissionStatus(SubmissionState.PENDING)
-        return SubmissionStatus(SubmissionState.LOST if count > place.nonce else SubmissionState.UNSEEN)
+        lost = count > place.nonce and self._stands(counted)  # else it was counted on a chain that is undone
+        return SubmissionStatus(SubmissionState.LOST if lost else SubmissionState.UNSEEN)
 
-    def _included(self, block: BlockRef, *, succeeded: bool) -> SubmissionStatus:
+    def _count(self, place: Place, block: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        return block, self._rpc.number("eth_getTransactionCount", "0x" + place.sender.hex(), at_block(block))
+
+    def _included(self, place: Place, block: BlockRef, *, succeeded: bool) -> SubmissionStatus:
         if block.number > self.head(Sight.FINAL).number:
             return SubmissionStatus(SubmissionState.INCLUDED, block)
-        return SubmissionStatus(SubmissionState.FINAL if succeeded else SubmissionState.REFUSED, block)
+        if not succeeded or place.to != unhex(self._contract()):  # of another contract's: nothing was written to ours
+            return SubmissionStatus(SubmissionState.REFUSED, block)
+        if not self._seen(Sight.FINAL, partial(self._took_effect, place)):
+            raise Unavailable(
+                "chain-receipt-unconfirmed",
+                "the node has a receipt for a submission, and the contract's storage does not hold what it wrote",
+                remedy="Ask another node; nothing is settled until storage says so.",
+            )
+        return SubmissionStatus(SubmissionState.FINAL, block)
+
+    def _took_effect(self, place: Place, block: dict[str, Any]) -> bool:
+        """Whether everything that a submission wrote, or what has since overruled it, stands at ``block``."""
+        anchors, writes = read_calls(self._codec, place.data)
+        heads = (head_stands(each, *self._head_at(place.sender, each.log, block)) for each in anchors)
+        words = (word_stands(each.word, self._word_at(place.sender, each.handle, block)) for each in writes)
+        return all(heads) and all(words)
 
     def head(self, sight: Sight = Sight.LATEST) -> BlockRef:
         """As the port says."""
@@ -171,33 +199,41 @@ class EvmChain:
     ) -> AnchoredHead | None:
         """As the port says; a writer is an address of 20 bytes."""
         self._check()
-        block = self._block(sight)
-        answer = self._read("heads", writer or self._anchors.address, log.value, block)
-        size = int.from_bytes(answer[32:64], "big")
-        return AnchoredHead(size, Root(answer[:32]), block_ref(block)) if size else None
+        author = writer or self._anchors.address
+
+        def read(block: dict[str, Any]) -> AnchoredHead | None:
+            size, root = self._head_at(author, log, block)
+            return AnchoredHead(size, root, block_ref(block)) if size else None
+
+        return self._seen(sight, read)
 
     def read_consent(self, handle: Handle, *, writer: bytes | None = None, sight: Sight = Sight.LATEST) -> SeenWord:
         """As the port says."""
         self._check()
-        block = self._block(sight)
-        answer = self._read("words", writer or self._consents.address, handle.value, block)
-        return SeenWord(ConsentWord.unpack(answer[:32]), block_ref(block))
+        author = writer or self._consents.address
+        return self._seen(sight, lambda block: SeenWord(self._word_at(author, handle, block), block_ref(block)))
 
     def evidence(self, log: LogId, *, writer: bytes | None = None, sight: Sight = Sight.FINAL) -> ChainEvidence:
         """As the port says."""
         self._check()
         author = writer or self._anchors.address
-        block = self._block(sight)
-        if not int.from_bytes(self._read("heads", author, log.value, block)[32:64], "big"):
-            raise NotFound("anchor-absent", f"nothing of this log is anchored in block {int(block['number'], 16)} yet")
-        return head_evidence(
-            self._rpc,
-            chain_id=self._settings.chain_id,
-            contract=self._contract(),
-            writer=author,
-            log=log,
-            block=block,
-        )
+
+        def read(block: dict[str, Any]) -> ChainEvidence:
+            size, root = self._head_at(author, log, block)
+            if not size:
+                number = int(block["number"], 16)
+                raise NotFound("anchor-absent", f"nothing of this log is anchored in block {number} yet")
+            body = head_evidence(
+                self._rpc,
+                chain_id=self._settings.chain_id,
+                contract=self._contract(),
+                writer=author,
+                log=log,
+                block=block,
+            )
+            return ChainEvidence("evm", AnchoredHead(size, root, block_ref(block)), body)
+
+        return self._seen(sight, read)
 
     def close(self) -> None:
         """As the port says; the sessions end with their threads."""
@@ -215,17 +251,37 @@ class EvmChain:
             raise Unavailable("chain-unreachable", "the chain's node has no such block yet", remedy="Let it catch up.")
         return block
 
+    def _seen(self, sight: Sight, read: Callable[[dict[str, Any]], _T]) -> _T:
+        """What ``read`` finds at the newest block of that sight; asked anew if that block is undone meanwhile."""
+        for _ in range(_ATTEMPTS):
+            block = self._block(sight)
+            try:
+                return read(block)
+            except Refused:
+                if self._stands(block):
+                    break
+        raise Unavailable(
+            "chain-state-missing",
+            f"the node does not answer for its state at block {int(block['number'], 16)}",
+            remedy="Let it catch up, or use a node that keeps state back to the final block.",
+        )
+
+    def _stands(self, block: dict[str, Any]) -> bool:
+        """Whether the block is still of the node's chain."""
+        now = self._rpc.block(block["number"])
+        return now is not None and now["hash"] == block["hash"]
+
+    def _head_at(self, writer: bytes, log: LogId, block: dict[str, Any]) -> tuple[int, Root]:
+        answer = self._read("heads", writer, log.value, block)
+        return int.from_bytes(answer[32:64], "big"), Root(answer[:32])
+
+    def _word_at(self, writer: bytes, handle: Handle, block: dict[str, Any]) -> ConsentWord | None:
+        return ConsentWord.unpack(self._read("words", writer, handle.value, block)[:32])
+
     def _read(self, function: str, writer: bytes, key: bytes, block: dict[str, Any]) -> bytes:
         data = self._encode(function, Web3.to_checksum_address("0x" + writer.hex()), key)
         call = {"to": self._contract(), "data": "0x" + data.hex()}
-        try:
-            answer = unhex(self._rpc.call("eth_call", call, block["number"]))
-        except Refused:
-            raise Unavailable(
-                "chain-state-missing",
-                f"the node does not answer for its state at block {int(block['number'], 16)}",
-                remedy="Let it catch up, or use a node that keeps state back to the final block.",
-            ) from None
+        answer = unhex(self._rpc.call("eth_call", call, at_block(block)))
         return answer or bytes(64)  # before the contract was deployed nothing stood anywhere
 
     def _encode(self, function: str, *arguments: Any) -> bytes:
@@ -241,9 +297,15 @@ class EvmChain:
         return Web3.to_checksum_address(self._settings.contract)
 
     def _check_chain(self) -> None:
-        """Once: whether the node is of the configured chain and the contract is the one that the package ships."""
-        if self._checked:
+        """Whether the node is of the configured chain and the contract is the one that the package ships.
+
+        Asked at first, again whenever the node has failed to answer, since another may answer now, and each minute, since
+        an address may change hands without that.
+        """
+        losses, now = self._rpc.losses, time.monotonic()
+        if self._checked is not None and self._checked[0] == losses and now < self._checked[1]:
             return
+        self._checked = None
         if self._rpc.number("eth_chainId") != self._settings.chain_id:
             raise Forbidden(
                 "chain-mismatch",
@@ -258,7 +320,7 @@ class EvmChain:
                 "the code at the configured address is not this version's contract",
                 remedy="Check chain.contract; deploy the contract if the address is empty.",
             )
-        self._checked = True
+        self._checked = (losses, now + _CHECK_SECONDS)
 
     def _check(self) -> None:
         self._contract()

@@ -10,27 +10,16 @@ from __future__ import annotations
 from typing import Any, Final
 
 from bridge.errors import Unsupported
-from bridge.ledger.chain import ChainEvidence, LogId
+from bridge.ledger.chain import LogId
 
-from .rpc import Rpc, block_ref, unhex
+from .rpc import Rpc, at_block, unhex
 from .web3_family import keccak, rlp
 
 HEADS_SLOT: Final = 0
-_BYTES: Final = [
-    "parentHash",
-    "sha3Uncles",
-    "miner",
-    "stateRoot",
-    "transactionsRoot",
-    "receiptsRoot",
-    "logsBloom",
-    "extraData",
-    "mixHash",
-    "nonce",
-    "withdrawalsRoot",
-    "parentBeaconBlockRoot",
-    "requestsHash",
-]
+# Yellow Paper section 4.4, then EIP-1559, 4895, 4844, 4788, 7685; quantities lose leading zeroes, bytes keep theirs.
+_QUANTITIES: Final = frozenset(
+    {"difficulty", "number", "gasLimit", "gasUsed", "timestamp", "baseFeePerGas", "blobGasUsed", "excessBlobGas"}
+)
 _ORDER: Final = [
     "parentHash",
     "sha3Uncles",
@@ -70,7 +59,7 @@ def header_rlp(block: dict[str, Any]) -> bytes:
         Unsupported: ``block-header-unknown``; a field is not known here, so the hash does not come out.
     """
     fields = [
-        unhex(block[name]) if name in _BYTES else _quantity(block[name])
+        _quantity(block[name]) if name in _QUANTITIES else unhex(block[name])
         for name in _ORDER
         if block.get(name) is not None
     ]
@@ -86,12 +75,17 @@ def header_rlp(block: dict[str, Any]) -> bytes:
 
 def head_evidence(
     rpc: Rpc, *, chain_id: int, contract: str, writer: bytes, log: LogId, block: dict[str, Any]
-) -> ChainEvidence:
-    """Asks the node for the proofs of a head at ``block``."""
+) -> dict[str, Any]:
+    """The body of the evidence: asks the node for the proofs of a head at ``block``, by its hash.
+
+    Raises:
+        Refused: it has no proofs of that block (any more), or the block is no longer of its chain.
+        Unsupported: ``block-header-unknown``.
+    """
     slots = ["0x" + slot.hex() for slot in head_slots(writer, log)]  # 32 bytes in full: shorter keys are misread
-    proof = rpc.call("eth_getProof", contract, slots, block["number"])
+    proof = rpc.call("eth_getProof", contract, slots, at_block(block))
     root, size = (_nodes(item["proof"]) for item in proof["storageProof"])
-    body = {
+    return {
         "chain_id": chain_id,
         "contract": unhex(contract).hex(),
         "writer": writer.hex(),
@@ -100,7 +94,6 @@ def head_evidence(
         "root": root,
         "size": size,
     }
-    return ChainEvidence("evm", block_ref(block), body)
 
 
 def _nodes(proof: list[str]) -> list[str]:

@@ -24,9 +24,14 @@ class Refused(Unavailable):
 
 
 class Rpc:
-    """One node. Thread-safe: the provider keeps a session per thread."""
+    """One node. Thread-safe: the provider keeps a session per thread.
+
+    Attributes:
+        losses: how often it gave no answer; whatever answers afterwards may be another node.
+    """
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
+        self.losses = 0
         self._provider = HTTPProvider(
             url, request_kwargs={"timeout": timeout_seconds}, exception_retry_configuration=None
         )
@@ -41,6 +46,7 @@ class Rpc:
         try:
             response = self._provider.make_request(RPCEndpoint(method), parameters)
         except (RequestException, Web3Exception, ValueError, OSError) as error:
+            self.losses += 1
             raise Unavailable(
                 "chain-unreachable",
                 f"the chain's node did not answer {method}: {type(error).__name__}",
@@ -67,6 +73,11 @@ class Rpc:
 def block_ref(block: dict[str, Any]) -> BlockRef:
     """Number, hash and claimed time of a block."""
     return BlockRef(int(block["number"], 16), unhex(block["hash"]), int(block["timestamp"], 16) * 1_000_000)
+
+
+def at_block(block: dict[str, Any]) -> dict[str, Any]:
+    """A block as the parameter of a question about its state: by hash, and refused once it is undone. Source: EIP-1898."""
+    return {"blockHash": block["hash"], "requireCanonical": True}
 
 
 def unhex(text: str) -> bytes:

@@ -19,26 +19,31 @@ _LEAST_GAS: Final = 21_000
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a transaction stands in its sender's order: an account has one transaction per nonce."""
+    """Where a transaction stands in its sender's order, and what it calls: an account has one transaction per nonce."""
 
     sender: bytes
     nonce: int
+    to: bytes
+    data: bytes
 
 
 def place_of(raw: bytes) -> Place:
-    """Sender and nonce of signed transaction bytes.
+    """What signed transaction bytes say. Source: EIP-1559; for others EIP-155.
 
     Raises:
         Incorrect: ``submission-malformed``.
     """
     try:
-        nonce = rlp.decode(raw[1:])[1] if raw[0] == 2 else rlp.decode(raw)[0]
+        if raw[0] == 2:
+            _chain, nonce, _tip, _fee, _gas, to, _value, data, *_ = rlp.decode(raw[1:])
+        else:
+            nonce, _price, _gas, to, _value, data, *_ = rlp.decode(raw)
         sender = bytes.fromhex(Account.recover_transaction(raw).removeprefix("0x"))
     except Exception as error:  # noqa: BLE001 - the decoders raise many kinds; all mean the same here
         raise Incorrect(
             "submission-malformed", f"the persisted bytes are no signed transaction: {type(error).__name__}"
         ) from None
-    return Place(sender, int.from_bytes(nonce, "big"))
+    return Place(sender, int.from_bytes(nonce, "big"), to, data)
 
 
 class Sender:
@@ -75,8 +80,7 @@ class Sender:
         transaction: dict[str, Any] = {
             "chainId": self._chain_id,
             "nonce": self._nonce(rpc, outstanding),
-            "gas": estimate * 5 // 4
-            + 10_000,  # state may change before inclusion: a first write costs more than a later one
+            "gas": gas,
             "value": 0,
             "data": data,
             **fees,

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from adapters.chains.local import LocalChain
 from bridge.keys.ed25519 import Ed25519Signer
-from bridge.ledger.chain import Anchor, BlockRef, ChainEvidence, LogId, Root
+from bridge.ledger.chain import Anchor, AnchoredHead, BlockRef, ChainEvidence, LogId, Root
 from bridge.ledger.checkpoint import sign_checkpoint
 from bridge.ledger.commitment import Context, LeafKind, commit, derive_salt, leaf_data
 from bridge.ledger.merkle import CompactRange, TreeHead, TreeReader, hash_leaf
@@ -83,9 +83,8 @@ def recorded() -> dict[str, Any]:
 def evm_evidence() -> ChainEvidence:
     """The recorded evidence of an EVM contract's storage."""
     block = recorded()["block"]
-    return ChainEvidence(
-        "evm", BlockRef(block["number"], bytes.fromhex(block["hash"]), block["time_us"]), recorded()["body"]
-    )
+    seen = BlockRef(block["number"], bytes.fromhex(block["hash"]), block["time_us"])
+    return ChainEvidence("evm", AnchoredHead(ANCHORED, anchor(ANCHORED).root, seen), recorded()["body"])
 
 
 def evm_policy(blocks: dict[bytes, bool] | None = None, confirmations: int | None = None) -> EvmChainPolicy:
