@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, NamedTuple, Protocol
@@ -17,7 +18,7 @@ from bridge.access.tokens import Principal
 from bridge.consent.decision import AccessRequest, Compartment, ConsentDecision, Resource, decide, visibility
 from bridge.consent.policy import Policy
 from bridge.consent.rule import Code
-from bridge.errors import NotFound
+from bridge.errors import BridgeError, NotFound
 from bridge.fhir.json import loads_stored
 from bridge.fhir.references import patients_of
 from bridge.fhir.search.match import matches
@@ -49,18 +50,44 @@ class Journal(Protocol):
 
 
 class Trail:
-    """The access records of one request, from first decision to last byte."""
+    """The access records of one request, from first decision to last byte.
 
-    def __init__(self, journal: Journal, principal: Principal) -> None:
+    Args:
+        journal: keeps them.
+        principal: who asks.
+        asked: what is asked for, as a denial is recorded that comes before any decision, or instead of one.
+    """
+
+    def __init__(self, journal: Journal, principal: Principal, asked: AccessEntry) -> None:
         self._journal = journal
         self._tickets: list[Ticket] = []
+        self._asked = asked
+        self._unrecorded = False
         self.principal = principal
 
     async def record(self, entries: Sequence[AccessEntry]) -> None:
         """Makes the records durable; raises as :meth:`Journal.open`."""
-        self._tickets += await self._journal.open(self.principal, entries)
+        try:
+            self._tickets += await self._journal.open(self.principal, entries)
+        except BridgeError:
+            self._unrecorded = True
+            raise
         for entry in entries:
             DECISIONS.labels(entry.decision).inc()
+
+    async def deny(self, rule: str) -> None:
+        """Records that the request was denied for ``rule`` before, or instead of, a decision; raises as :meth:`record`."""
+        await self.record([replace(self._asked, decision="deny", rule=rule)])
+
+    async def fail(self, rule: str) -> None:
+        """Records that what could not be decided was denied (promise P5).
+
+        Nothing is answered either way, so that a store which does not take the record changes nothing; one that has just
+        refused a record of this request is not asked again.
+        """
+        if not self._unrecorded:
+            with suppress(BridgeError):
+                await self.deny(rule)
 
     def close(self, outcome: str, status: int) -> None:
         """Says what became of the answer; later calls say nothing more."""

@@ -22,7 +22,7 @@ from bridge.api.bundles import address, history_bundle, search_bundle
 from bridge.api.capability import capability_statement
 from bridge.api.errors import FHIR_JSON, error_response
 from bridge.api.middleware import INTERACTION, TRAIL, Surround
-from bridge.errors import BridgeError, Incorrect, NotFound, Unsupported
+from bridge.errors import BridgeError, Category, Incorrect, NotFound, Unsupported
 from bridge.fhir.dates import parse_date
 from bridge.fhir.json import dumps
 from bridge.fhir.search.query import MAX_COUNT, MAX_PARAMETERS, parse_query
@@ -84,8 +84,11 @@ def create_fhir_app(api: FhirApi) -> FastAPI:
     return app
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
+async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, BridgeError)
+    trail: Trail | None = getattr(request.state, TRAIL, None)
+    if trail is not None and error.category in (Category.FAULT, Category.UNAVAILABLE, Category.BUSY):
+        await trail.fail(error.code)
     return error_response(error)
 
 
@@ -177,14 +180,15 @@ class _Routes:
             raise Unauthenticated(
                 "token-missing", "the request carries no bearer token", remedy="Send Authorization: Bearer."
             )
+        asked = _asked(interaction, kind, request.path_params.get("fhir_id", ""))
         try:
             principal = await self._api.verifier.verify(token.strip())
         except Refused as refusal:
-            trail = Trail(self._api.journal, refusal.principal)
+            trail = Trail(self._api.journal, refusal.principal, asked)
             setattr(request.state, TRAIL, trail)
-            await trail.record([AccessEntry(_CODES.get(interaction, interaction.value), "deny", refusal.code)])
+            await trail.deny(refusal.code)
             raise
-        trail = Trail(self._api.journal, principal)
+        trail = Trail(self._api.journal, principal, asked)
         setattr(request.state, TRAIL, trail)
         accept = request.headers.get("accept", "*/*").lower()
         if "json" not in accept and "*/*" not in accept and "application/*" not in accept:
@@ -244,6 +248,17 @@ class _Routes:
         headers["Location" if status == 201 else "Content-Location"] = location
         minimal = "return=minimal" in request.headers.get("prefer", "").lower()
         return Response(b"" if minimal else stored.body, status, headers, media_type=FHIR_JSON)
+
+
+def _asked(interaction: Interaction, kind: str, fhir_id: str) -> AccessEntry:
+    """What the request asks for, as far as its address is one of ours."""
+    return AccessEntry(
+        _CODES.get(interaction, interaction.value),
+        "none",
+        "undecided",
+        kind if is_stored_type(kind) else None,
+        fhir_id if is_id(fhir_id) else None,
+    )
 
 
 def _fresh(body: bytes) -> Response:

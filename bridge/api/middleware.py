@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import structlog
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.api.errors import error_response
@@ -20,13 +21,15 @@ _log: Final = structlog.get_logger("bridge.api")
 BODY_SECONDS: Final = 30.0  # for the whole body of a request
 TRAIL: Final = "trail"
 INTERACTION: Final = "interaction"
+UNEXPECTED: Final = "unexpected"
 
 
 class Surround:
     """Pure ASGI middleware of the FHIR API.
 
-    A request body over the limit, or slower than ``BODY_SECONDS``, is cut off as it arrives. An exception that no handler knows becomes a bare fault; what is
-    logged of it is its type and the way it came. When the answer has left, or has failed to, the access records are closed.
+    A request body over the limit, or slower than ``BODY_SECONDS``, is cut off as it arrives. An exception that no handler
+    knows becomes a bare fault, recorded as a denial; what is logged of it is its type and the way it came. When the answer
+    has left, or has failed to, the access records are closed.
     """
 
     def __init__(self, app: ASGIApp, *, request_bytes: int) -> None:
@@ -56,10 +59,10 @@ class Surround:
             if not status:
                 await error_response(error)(scope, receive, sending)
         except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold health data and must not get out
-            _log.error("unexpected exception", exception=reduced(error))
             if not status:
-                fault = Fault("unexpected", "the server made a mistake", remedy="Please report it.")
-                await error_response(fault)(scope, receive, sending)
+                await (await _failed(state))(scope, receive, sending)
+            # Not under the name that structlog gives exceptions: its renderers would take it for a text.
+            _log.error("unexpected exception", cause=reduced(error))
         finally:
             if TRAIL in state:
                 state[TRAIL].close("answered" if finished else "broken-off", status)
@@ -88,3 +91,10 @@ class Surround:
             return message
 
         return limited
+
+
+async def _failed(state: dict[str, Any]) -> Response:
+    """A bare fault; what was asked for counts as denied, and that is recorded first."""
+    if TRAIL in state:
+        await state[TRAIL].fail(UNEXPECTED)
+    return error_response(Fault(UNEXPECTED, "the server made a mistake", remedy="Please report it."))

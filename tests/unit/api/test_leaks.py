@@ -372,8 +372,37 @@ def test_an_exception_in_the_decision_shows_nothing(exchange, monkeypatch, capsy
     for path in ("Patient/p1", "Patient", "Patient/p1/_history"):
         response = exchange.get(path)
         assert response.status_code == 500
+        assert response.json()["resourceType"] == "OperationOutcome"
         assert SECRET not in response.text
     assert SECRET not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "rule"),
+    [
+        (ValueError(SECRET), 500, "unexpected"),
+        (Unavailable("store-busy", "the store does not answer"), 503, "store-busy"),
+    ],
+)
+def test_what_could_not_be_decided_is_recorded_as_denied(exchange, monkeypatch, error, status, rule):
+    """A decision that breaks leaves a record of who asked for what, and one leaf, like any other denial (promise P5)."""
+
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr("bridge.access.enforcement.decide", broken)
+    before = len(exchange.seed.rows("leaf_pending"))
+    for path in ("Patient/p1", "Patient", "Patient/p1/_history"):
+        assert exchange.get(path).status_code == status
+    records = exchange.access_records()
+
+    assert [(row["interaction"], row["resource_type"], row["resource_id"]) for row in records] == [
+        ("read", "Patient", "p1"),
+        ("search-type", "Patient", None),
+        ("history-instance", "Patient", "p1"),
+    ]
+    assert {(row["decision"], row["rule"], row["status"]) for row in records} == {("deny", rule, status)}
+    assert len(exchange.seed.rows("leaf_pending")) == before + 3
 
 
 def test_every_request_leaves_its_record(exchange):
