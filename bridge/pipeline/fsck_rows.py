@@ -285,10 +285,7 @@ def _version_leaf(row: VersionRow, facts: ResourceFacts | None) -> _Expected:
 
 
 def _link_leaf(row: LinkEventRow) -> _Expected:
-    content = event_bytes(
-        row.kind, row.record_key, row.other_key, row.person_from, row.person_to, row.rule, row.source, row.time_us
-    )
-    return _Expected(row.leaf_id, row.kind, None, 1, EVENT_FORM, (row.event_key, None), content)
+    return _Expected(row.leaf_id, row.kind, None, 1, EVENT_FORM, (row.event_key, None), event_bytes(row))
 
 
 def _consent_leaf(item: ConsentLeaf, facts: ResourceFacts | None) -> _Expected | None:

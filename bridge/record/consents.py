@@ -130,10 +130,17 @@ def _granted(state: ConsentStateRow) -> bool:
 
 
 def state_bytes(state: ConsentStateRow) -> bytes:
-    """The bytes that a consent leaf commits to, made anew from the row by ``fsck``."""
+    """The bytes that a consent leaf commits to, made anew from the row by ``fsck``: everything that decides.
+
+    So they say as much as the Consent itself; the rule as base64, for fsck must see any byte of it, and only its policy tag is
+    missing, which is made of the commitment.
+    """
     content: dict[str, Any] = {
+        "custodian": state.custodian,
         "handle": state.handle.hex(),
         "not_after_us": state.not_after_us,
+        "patient": state.patient_key,
+        "rule": state.rule,
         "status": state.status,
         "version": state.version,
     }

@@ -267,20 +267,7 @@ def _reasons(
 def _event_row(
     event_key: int, event: _Event, reason: ChangedRecord | AssertedMerge, now_us: int, commitments: Commitments
 ) -> LinkEventRow:
-    content = event_bytes(
-        str(event.kind),
-        event.record,
-        event.other,
-        event.person_from,
-        event.person_to,
-        event.rule,
-        reason.source,
-        reason.time_us,
-    )
-    leaf_id = commitments.add(
-        event.kind, random_uuid(), 1, content, owner=reason.owner, form=EVENT_FORM, subject_key=event_key
-    )
-    return LinkEventRow(
+    row = LinkEventRow(
         event_key,
         str(event.kind),
         event.record,
@@ -293,29 +280,27 @@ def _event_row(
         event.rule,
         str(event.certainty),
         now_us,
-        leaf_id,
+        b"",
     )
+    leaf_id = commitments.add(
+        event.kind, random_uuid(), 1, event_bytes(row), owner=reason.owner, form=EVENT_FORM, subject_key=event_key
+    )
+    return row._replace(leaf_id=leaf_id)
 
 
-def event_bytes(
-    kind: str,
-    record: int,
-    other: int | None,
-    person_from: int | None,
-    person_to: int | None,
-    rule: str,
-    source: str,
-    time_us: int,
-) -> bytes:
-    """The bytes that a link event's leaf commits to, made anew from its row by ``fsck``."""
+def event_bytes(row: LinkEventRow) -> bytes:
+    """The bytes that a link event's leaf commits to, made anew from its row by ``fsck``: all of it but its key and leaf."""
     event = {
-        "from": person_from,
-        "kind": kind,
-        "other": other,
-        "record": record,
-        "rule": rule,
-        "source": source,
-        "time": time_us,
-        "to": person_to,
+        "certainty": row.certainty,
+        "decided": row.decided_us,
+        "from": row.person_from,
+        "kind": row.kind,
+        "other": row.other_key,
+        "record": row.record_key,
+        "rule": row.rule,
+        "source": row.source,
+        "tie": row.tie,
+        "time": row.time_us,
+        "to": row.person_to,
     }
     return json.dumps(event, separators=(",", ":"), sort_keys=True).encode()

@@ -21,6 +21,7 @@ from bridge.record.persons import AssertedMerge, ChangedRecord, decode_features,
 from bridge.store import persons
 from bridge.store.database import Database, Transaction, open_database
 from bridge.store.migrate import migrate
+from bridge.store.rows import LinkEventRow
 from tests.integration.hospital import KEYS
 from tests.reference import ROOT
 
@@ -141,6 +142,18 @@ def test_features_survive_storing(features: Features) -> None:
 
 def test_the_bytes_of_an_event_do_not_depend_on_who_writes_them() -> None:
     """``fsck`` makes them anew from the row: sorted names, no blanks."""
-    made = event_bytes(str(LeafKind.LINK), 1, 2, None, 4, "own", "north", 5)
+    row = LinkEventRow(9, str(LeafKind.LINK), 1, 2, None, 4, 5, "t", "north", "own", "certain", 7, b"")
 
-    assert made == (b'{"from":null,"kind":"link","other":2,"record":1,"rule":"own","source":"north","time":5,"to":4}')
+    assert event_bytes(row) == (
+        b'{"certainty":"certain","decided":7,"from":null,"kind":"link","other":2,"record":1,"rule":"own","source":"north",'
+        b'"tie":"t","time":5,"to":4}'
+    )
+
+
+def test_the_bytes_of_an_event_hold_every_column_that_decides() -> None:
+    """Order, certainty and the time of the decision too; only its key and its leaf stand elsewhere."""
+    row = LinkEventRow(9, str(LeafKind.LINK), 1, 2, None, 4, 5, "t", "north", "own", "certain", 7, b"")
+
+    for name in set(row._fields) - {"event_key", "leaf_id"}:
+        assert event_bytes(row._replace(**{name: 77})) != event_bytes(row)
+    assert event_bytes(row._replace(event_key=77, leaf_id=b"x")) == event_bytes(row)
