@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -21,6 +21,9 @@ class Role(StrEnum):
     PATIENT = "patient"  # speaks for the patient whom its tokens name
     PROXY = "proxy"  # speaks for that patient as a representative whom the issuer has verified
     CONSENT_OFFICER = "consent-officer"  # records Consents for the custodians listed
+
+
+_PERSONS: Final = frozenset({Role.CLINICIAN, Role.CONSENT_OFFICER})
 
 
 class IssuerKeys(WithAdapter):
@@ -55,12 +58,23 @@ class Client(SettingsModel):
     purposes: tuple[str, ...] = Field(
         description="Purposes of use it may ask for (codes of v3-ActReason).", min_length=1, examples=[["TREAT"]]
     )
+    user: Literal["required", "optional"] | None = Field(
+        default=None,
+        description="Whether its tokens must name the person who asks (`fhirUser`), without whom a Consent that denies that "
+        "person could not be kept. Absent: required for the roles `clinician` and `consent-officer`, optional for others. "
+        "`optional` says that no person stands behind a token without one.",
+    )
     expand_person: bool = Field(
         default=False, description="Patient parameters reach every record that matching surely linked to the person."
     )
     custodians: tuple[str, ...] = Field(
         default=(), description="For a consent officer: whose Consents it records, as Consent.organization names them."
     )
+
+    @property
+    def user_required(self) -> bool:
+        """Whether a token must name the person who asks."""
+        return self.user == "required" or (self.user is None and self.role in _PERSONS)
 
     @model_validator(mode="after")
     def _officers_have_custodians(self) -> Client:

@@ -105,8 +105,8 @@ class TokenVerifier:
 
         Raises:
             Unauthenticated: ``token-…``: malformed, of an unknown issuer, wrongly signed, expired, for someone else.
-            Forbidden: ``client-unknown``; as :class:`Refused`: ``token-profile-mismatch``, ``token-user``, ``token-patient``,
-                ``token-without-purpose``, ``purpose-not-registered``.
+            Forbidden: ``client-unknown``; as :class:`Refused`: ``token-profile-mismatch``, ``token-user``,
+                ``token-without-user``, ``token-patient``, ``token-without-purpose``, ``purpose-not-registered``.
             Unavailable: the issuer's keys cannot be had.
         """
         claims = await self._claims(token)
@@ -120,7 +120,7 @@ class TokenVerifier:
         names = self._names(claims, client, user)
         try:
             _check_profile(claims, client)
-            _check_user(claims, user)
+            _check_user(claims, user, client)
             patient, purpose = _patient(claims, client), _purpose(claims, client)
         except Refused as refusal:
             refusal.principal = Principal(actor, client, "", names)
@@ -233,9 +233,15 @@ def _user(claims: Mapping[str, Any], base: str) -> str:
     return str(target) if target else text if text.startswith(("https://", "http://")) else ""
 
 
-def _check_user(claims: Mapping[str, Any], user: str) -> None:
-    """A user that is not understood might be one whom a Consent denies; an organisation is no user."""
+def _check_user(claims: Mapping[str, Any], user: str, client: Client) -> None:
+    """A user who is not named, or not understood, might be one whom a Consent denies; an organisation is no user."""
     target = parse_reference(user)
+    if client.user_required and claims.get("fhirUser") in (None, ""):
+        raise Refused(
+            "token-without-user",
+            "the token does not name the person who asks",
+            remedy="Have your issuer send `fhirUser`; where no person stands behind the client, its profile may say so.",
+        )
     if claims.get("fhirUser") in (None, "") or (user and (target is None or target.type in _USERS)):
         return
     raise Refused(

@@ -71,7 +71,7 @@ class Clients:
 
     def go_on(self, requests: int) -> bool:
         """That many reads and consents; False if the line broke before."""
-        emr = self._bearer(client_id="emr", purpose="TREAT")
+        emr = self._bearer(client_id="emr", purpose="TREAT", fhirUser="Practitioner/dr")
         for patient in itertools.islice(self._patients, requests):
             try:
                 status, _ = self._bridge.get(f"/fhir/Patient/{patient}", emr)

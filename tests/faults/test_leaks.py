@@ -186,7 +186,7 @@ def answers(bridge: Bridge, folder: Path) -> Iterator[tuple[str, bytes]]:
     """Bodies and headers of refusals by the API, and its metrics and checkpoint."""
     token = mint(
         open_issuer(folder / "issuer.json"),
-        {"sub": FAMILY, "client_id": "emr", "purpose": "TREAT"},
+        {"sub": FAMILY, "client_id": "emr", "purpose": "TREAT", "fhirUser": "Practitioner/dr"},
         ISSUER,
         AUDIENCE,
         300,

@@ -97,6 +97,7 @@ class Road:
     def token(self, client: str, purpose: str, **claims: str) -> str:
         base = f"http://127.0.0.1:{self.bridge.api_port}/fhir"
         given = {"sub": f"user-of-{client}", "client_id": client, "purpose": purpose, **claims}
+        given |= {"fhirUser": "Practitioner/dr"} if client == "emr" else {}
         return mint(open_issuer(self.issuer), given, ISSUER, base, 600)
 
     def ask(self, path: str, token: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:

@@ -16,6 +16,7 @@ from bridge.errors import Forbidden, Incorrect
 @click.command()
 @click.option("--client", "client_id", required=True, help="Client id; its profile says organisation and role.")
 @click.option("--subject", help="Who asks; default: the client.")
+@click.option("--user", help="The person who asks, as `fhirUser`, e.g. Practitioner/7; roles of persons need one.")
 @click.option("--purpose", help="Purpose of use, a code of v3-ActReason, e.g. TREAT.")
 @click.option("--patient", help="Id of the Patient for whom a patient or proxy asks.")
 @click.option("--lifetime-minutes", type=click.IntRange(1, 24 * 60), default=60, show_default=True, help="Valid for.")
@@ -30,6 +31,7 @@ def command(
     invocation: Invocation,
     client_id: str,
     subject: str | None,
+    user: str | None,
     purpose: str | None,
     patient: str | None,
     lifetime_minutes: int,
@@ -42,7 +44,7 @@ def command(
 
     \b
     Example:
-      $ hiebridge token --client ward-portal --purpose TREAT
+      $ hiebridge token --client ward-portal --user Practitioner/7 --purpose TREAT
     """  # noqa: D301 - click's mark
     settings = invocation.settings()
     if settings.mode is not Mode.DEVELOPMENT:
@@ -62,6 +64,7 @@ def command(
     if not private.exists():
         create_issuer(private, private.with_suffix(".jwks.json"))
     claims = {"sub": subject or client_id, "client_id": client_id}
+    claims |= {"fhirUser": user} if user else {}
     claims |= {"purpose_of_use": purpose} if purpose else {}
     claims |= {"patient": patient} if patient else {}
     lifetime_seconds = lifetime_minutes * 60

@@ -52,7 +52,7 @@ class Stage:
 
     def ward_token(self) -> str:
         """The clinician's token; made, and shown, when first asked for."""
-        return self._token(WARD, "--client", "ward-portal", "--purpose", "TREAT")
+        return self._token(WARD, "--client", "ward-portal", "--user", "Practitioner/dr-reed", "--purpose", "TREAT")
 
     def patient_token(self) -> str:
         """The patient's own token; made, and shown, when first asked for."""

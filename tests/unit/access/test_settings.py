@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from bridge.access.settings import AccessSettings
+from bridge.access.settings import AccessSettings, Client
 from tests.unit.api.exchange import BASE, CLIENTS, ISSUER, access_settings
 
 ISSUER_SETTINGS = {"issuer": ISSUER, "audience": BASE, "algorithms": ["ES256"], "keys": {"adapter": "jwks-file"}}
@@ -37,3 +37,22 @@ def test_mistakes_are_refused(section):
     """Unknown keys, symmetric or missing algorithms, strangers, doubles, officers of nobody."""
     with pytest.raises(ValidationError):
         AccessSettings.model_validate(section)
+
+
+@pytest.mark.parametrize(
+    ("role", "user", "required"),
+    [
+        ("clinician", None, True),
+        ("clinician", "optional", False),
+        ("consent-officer", None, True),
+        ("system", None, False),
+        ("system", "required", True),
+        ("patient", None, False),
+    ],
+)
+def test_persons_are_named_unless_the_profile_says_that_there_is_none(role, user, required):
+    """The role decides where the profile is silent."""
+    custodians = ["Organization/a"] if role == "consent-officer" else []
+    client = Client.model_validate({**CLIENT, "role": role, "user": user, "custodians": custodians})
+
+    assert client.user_required is required

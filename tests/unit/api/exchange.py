@@ -109,6 +109,7 @@ def mint(client: str = "emr", *, key: ECKey = KEY, header: dict[str, Any] | None
         "iat": now,
         "exp": now + 300,
         "purpose": defaults.get(client, "HRESCH"),
+        "fhirUser": f"Practitioner/of-{client}" if client in ("emr", "mpi", "officer") else None,
         **claims,
     }
     present = {name: value for name, value in values.items() if value is not None}

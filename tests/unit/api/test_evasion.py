@@ -183,3 +183,22 @@ def test_a_name_that_cannot_be_recorded_is_no_name(exchange, claims):
     assert response.status_code == 401
     assert "token-claims" in response.text
     assert exchange.get("Patient/p1", token=mint(sub="ä" * 1024)).status_code == 200
+
+
+@pytest.mark.parametrize("client", ["emr", "officer"])
+@pytest.mark.parametrize("user", [None, ""])
+def test_a_person_without_a_name_is_refused(exchange, client, user):
+    """A token that leaves out who asks does not escape the Consent that denies that person; the denial is recorded."""
+    exchange.post_consent(permit("p1", "deny", actors=("Practitioner/dr",)), token=PORTAL)
+    before = len(exchange.access_records())
+    response = exchange.get("Patient/p1", token=mint(client, fhirUser=user))
+
+    assert response.status_code == 403
+    assert "token-without-user" in response.text
+    assert [row["rule"] for row in exchange.access_records()[before:]] == ["token-without-user"]
+    assert "www-authenticate" not in response.headers
+
+
+def test_a_client_that_no_person_uses_needs_none(exchange):
+    """A system asks in its own name."""
+    assert exchange.get("Patient/p1", token=mint("research")).status_code == 200

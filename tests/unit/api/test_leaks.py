@@ -96,7 +96,7 @@ def test_a_page_token_serves_its_caller_only(exchange):
     (link,) = [item["url"] for item in bundle["link"] if item["relation"] == "next"]
 
     assert exchange.get(link).status_code == 200
-    for token in (mint("mpi"), mint(purpose="ETREAT"), mint(sub="someone-else")):
+    for token in (mint("mpi"), mint(purpose="ETREAT"), mint(fhirUser="Practitioner/else")):
         assert exchange.get(link, token=token).status_code == 400
     assert exchange.get(link[:-2] + ("AA" if link[-2:] != "AA" else "BB")).status_code == 400
     assert exchange.get(link.replace("Observation?", "Patient?")).status_code == 400
@@ -429,4 +429,4 @@ def test_every_request_leaves_its_record(exchange):
     assert [row["status"] for row in records] == [200, 404, 404, 200, 200, 403]
     leaves = {row[0] for row in exchange.seed.rows("leaf_pending")}
     assert {row["leaf_id"] for row in records} == leaves
-    assert all(row["actor"] == f"{ISSUER}|user-of-emr" and row["organization"] == ORGANIZATION for row in records)
+    assert all(row["actor"] == "Practitioner/of-emr" and row["organization"] == ORGANIZATION for row in records)

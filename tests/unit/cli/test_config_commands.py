@@ -229,7 +229,7 @@ def test_a_broken_issuer_key_is_refused(hiebridge, tmp_path, content):
 def test_the_api_takes_a_development_token_for_what_it_says(tmp_path):
     """What the issuer here mints, the access room verifies: client, purpose, caller."""
     create_issuer(tmp_path / "issuer.json", tmp_path / "issuer.jwks.json")
-    claims = {"sub": "someone", "client_id": "ward", "purpose_of_use": "TREAT"}
+    claims = {"sub": "someone", "client_id": "ward", "purpose_of_use": "TREAT", "fhirUser": "Practitioner/7"}
     minted = mint(open_issuer(tmp_path / "issuer.json"), claims, "https://issuer.example", "https://api.example", 60)
     issuer = {"issuer": "https://issuer.example", "audience": "https://api.example", "algorithms": ["ES256"]}
     client = {"client_id": "ward", "issuer": "https://issuer.example", "organization": "Organization/1"}
@@ -247,7 +247,7 @@ def test_the_api_takes_a_development_token_for_what_it_says(tmp_path):
     principal = asyncio.run(TokenVerifier(settings, {"https://issuer.example": Keys()}).verify(minted))
 
     assert (principal.client.client_id, principal.purpose) == ("ward", "TREAT")
-    assert principal.actor == "https://issuer.example|someone"
+    assert principal.actor == "Practitioner/7"
 
 
 def test_the_composition_opens_the_configured_keys(tmp_path):
