@@ -15,7 +15,6 @@ bytes, ctx and salt, never ``K_p`` or ``n_r``.
 
 from __future__ import annotations
 
-import hmac
 import json
 import re
 import secrets
@@ -25,9 +24,9 @@ from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
-from uuid import RFC_4122, UUID
 
 from bridge.errors import Incorrect
+from bridge.keys.mac import hmac_sha256
 
 SALT_SIZE: Final = 32
 KEY_SIZE: Final = 32
@@ -41,6 +40,7 @@ _COMMIT_DOMAIN: Final = b"hie-bridge/commit/v1\x00"
 _CONTEXT_KEYS: Final = frozenset({"v", "kind", "origin", "record", "version", "form", "extra"})
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9.+/#-]{0,63}", re.ASCII)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_RECORD: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
 
 
 class LeafKind(StrEnum):
@@ -151,11 +151,7 @@ def _encode_extra(extra: Mapping[str, str]) -> str:
 
 
 def _record(record: str) -> str:
-    try:
-        value = UUID(record)
-    except ValueError:
-        raise _malformed("record is not a UUID") from None
-    if value.version != 4 or value.variant != RFC_4122 or str(value) != record:
+    if not _RECORD.fullmatch(record):
         raise _malformed("record is not a random (version 4) UUID in lower case")
     return record
 
@@ -192,7 +188,7 @@ def derive_salt(record_key: bytes, nonce: bytes) -> bytes:
     """
     if len(record_key) != KEY_SIZE or len(nonce) != KEY_SIZE:
         raise Incorrect("commitment-key-length", "record key and nonce are 32 bytes each")
-    return hmac.digest(record_key, _SALT_DOMAIN + nonce, "sha256")
+    return hmac_sha256(record_key, _SALT_DOMAIN + nonce)
 
 
 def commit(salt: bytes, context: bytes, content: bytes) -> bytes:
@@ -204,7 +200,7 @@ def commit(salt: bytes, context: bytes, content: bytes) -> bytes:
     if len(salt) != SALT_SIZE:
         raise Incorrect("salt-length", "a salt is exactly 32 bytes")
     message = _COMMIT_DOMAIN + len(context).to_bytes(4, "big") + context + sha256(content).digest()
-    return hmac.digest(salt, message, "sha256")
+    return hmac_sha256(salt, message)
 
 
 def leaf_data(commitment: bytes) -> bytes:

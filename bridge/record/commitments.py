@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Collection, Mapping
 from secrets import token_bytes
 
 from bridge.errors import Conflict, Forbidden, Incorrect
+from bridge.keys.mac import hmac_sha256
 from bridge.keys.ports import KeyWrapper, WrappedKey
 from bridge.ledger.commitment import Context, LeafKind, commit, derive_salt, leaf_data, new_record_key
 from bridge.record.ids import uuid_text
@@ -21,13 +21,13 @@ EVENT_FORM = "application/json"
 def organization_owner(organization: str, identity_key: bytes) -> str:
     """The owner UUID of the key that salts commitments in which no patient is named."""
     message = b"hie-bridge/organization/v1\x00" + organization.encode()
-    return uuid_text(hmac.digest(identity_key, message, "sha256")[:16], version=8)
+    return uuid_text(hmac_sha256(identity_key, message)[:16], version=8)
 
 
 class RecordKeys:
-    """Unwrapped record keys (``K_p``) of the owners one process works on; bounded, newest kept."""
+    """Unwrapped record keys (``K_p``) of the owners one thread works on: the latest few thousand, about half a kilobyte each."""
 
-    def __init__(self, wrapper: KeyWrapper, limit: int = 20_000) -> None:
+    def __init__(self, wrapper: KeyWrapper, limit: int = 4_000) -> None:
         self._wrapper = wrapper
         self._limit = limit
         self._keys: dict[str, tuple[bytes, bytes]] = {}  # owner -> (wrapped key, key)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hmac
 import os
+from functools import lru_cache
 
+from bridge.keys.mac import hmac_sha256
 from bridge.mapping.operations import IdentityKey
 
 _DOMAIN = b"hie-bridge/id/v1\x00"
@@ -25,7 +26,18 @@ def random_uuid() -> str:
 def length_prefixed(*parts: str) -> bytes:
     """The parts in UTF-8, each behind its length in four bytes, so that no two lists of parts look alike."""
     encoded = [part.encode() for part in parts]
-    return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+    return b"".join([len(part).to_bytes(4, "big") + part for part in encoded])
+
+
+@lru_cache(maxsize=4096)
+def _namespace(resource_type: str, namespace: str, identifier_type: str) -> bytes:
+    return length_prefixed(resource_type, namespace, identifier_type)
+
+
+def _name(key: IdentityKey) -> bytes:
+    """All of a name, length-prefixed; few namespaces have nearly all names."""
+    value = key.value.encode()
+    return _namespace(key.resource_type, key.namespace, key.identifier_type) + len(value).to_bytes(4, "big") + value
 
 
 def mint(key: IdentityKey, identity_key: bytes) -> str:
@@ -34,11 +46,9 @@ def mint(key: IdentityKey, identity_key: bytes) -> str:
     A bare hash could be guessed back to the identifier, so the deployment's identity key is in it; content and time are
     not, so that every deployment with that key and every order of messages mints the same id.
     """
-    message = _DOMAIN + length_prefixed(key.resource_type, key.namespace, key.identifier_type, key.value)
-    return uuid_text(hmac.digest(identity_key, message, "sha256")[:16], version=8)
+    return uuid_text(hmac_sha256(identity_key, _DOMAIN + _name(key))[:16], version=8)
 
 
 def lock_slot(key: IdentityKey, lock_key: bytes) -> int:
     """The advisory lock slot (signed 64 bits, before folding) that guards a name."""
-    message = length_prefixed(key.resource_type, key.namespace, key.identifier_type, key.value)
-    return int.from_bytes(hmac.digest(lock_key, message, "sha256")[:8], "big", signed=True)
+    return int.from_bytes(hmac_sha256(lock_key, _name(key))[:8], "big", signed=True)
