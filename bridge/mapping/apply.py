@@ -20,7 +20,7 @@ deletion, ``d`` the greatest deletion; ``c`` the creator. A value is ``[stamp, v
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -37,7 +37,6 @@ from bridge.mapping.operations import (
     Stored,
     Target,
     TargetReference,
-    UnitChange,
     UnitKind,
     Upsert,
 )
@@ -86,11 +85,7 @@ def _split(path: str) -> _Path:
     return _Path(base, part, outer, inner, base.endswith("[x]"))
 
 
-class _Entry(NamedTuple):
-    stamp: Stamp
-    value: Json  # CLEARED if cleared
-
-
+_Entry = tuple[Stamp, Json]  # a value in force (CLEARED if cleared); a plain tuple, for being made so often
 _Units = dict[str, _Entry]
 
 
@@ -210,7 +205,7 @@ def _void(state: _State, stamp: Stamp) -> None:
         return
     state.void = stamp
     for units in (state.elements, state.fills, state.resets, *state.groups.values()):
-        for path in [path for path, entry in units.items() if entry.stamp < stamp]:
+        for path in [path for path, entry in units.items() if entry[0] < stamp]:
             del units[path]
     for levels in state.progress.values():
         for level in [level for level, reached in levels.items() if reached < stamp]:
@@ -231,11 +226,16 @@ def _upsert(state: _State, operation: Upsert, ids: Ids) -> bool:
         changed = True
     if state.void is not None and stamp < state.void:
         return changed
+    elements = state.elements
     for unit in operation.units:
-        value = unit.value
-        if type(value) is not str:
+        path, kind, value, refers = unit
+        if refers:
             value = _resolved(value, ids)
-        changed = _take(state, stamp, operation.source, unit, value) or changed
+        if kind is UnitKind.ELEMENT and path not in elements:
+            elements[path] = (stamp, value)
+            changed = True
+        else:
+            changed = _take(state, stamp, operation.source, path, kind, value) or changed
     return changed
 
 
@@ -257,8 +257,7 @@ def _create(state: _State, operation: Upsert, ids: Ids) -> bool:
     return True
 
 
-def _take(state: _State, stamp: Stamp, source: str, unit: UnitChange, value: Json) -> bool:
-    path, kind = unit.path, unit.kind
+def _take(state: _State, stamp: Stamp, source: str, path: str, kind: UnitKind, value: Json) -> bool:
     if kind is UnitKind.ELEMENT:
         return _raise(state.elements, path, stamp, value)
     if kind is UnitKind.GROUP:
@@ -278,11 +277,11 @@ def _take(state: _State, stamp: Stamp, source: str, unit: UnitChange, value: Jso
 def _raise(units: _Units, key: str, stamp: Stamp, value: Json) -> bool:
     known = units.get(key)
     if known is not None:
-        if stamp < known.stamp:
+        if stamp < known[0]:
             return False
-        if stamp == known.stamp and _rank(value) <= _rank(known.value):
+        if stamp == known[0] and _rank(value) <= _rank(known[1]):
             return False
-    units[key] = _Entry(stamp, value)
+    units[key] = (stamp, value)
     return True
 
 
@@ -297,7 +296,7 @@ def _resolved(value: Json, ids: Ids) -> Json:  # noqa: C901 - hot path: calls wo
         made: dict[str, Json] | None = None
         for key, item in value.items():
             if type(item) not in _PLAIN:
-                found = _resolved(item, ids)
+                found = _reference(item, ids) if type(item) is TargetReference else _resolved(item, ids)
                 if found is not item:
                     if made is None:
                         made = dict(value)
@@ -313,9 +312,11 @@ def _resolved(value: Json, ids: Ids) -> Json:  # noqa: C901 - hot path: calls wo
                         items = list(value)
                     items[at] = found
         return value if items is None else items
-    if kind is TargetReference:
-        return f"{value.target.resource_type}/{ids(value.target)}"
-    return value
+    return _reference(value, ids) if kind is TargetReference else value
+
+
+def _reference(to: TargetReference, ids: Ids) -> str:
+    return f"{to.target.resource_type}/{ids(to.target)}"
 
 
 _PLAIN: Final = frozenset({str, int, bool, Decimal})
@@ -338,7 +339,7 @@ def _shown(state: _State) -> _State:
     shown = _State()
     for entry in units:
         value = entry[2] if len(entry) > 2 else CLEARED
-        _take(shown, stamp, source, UnitChange(entry[0], UnitKind(entry[1]), None), value)
+        _take(shown, stamp, source, entry[0], UnitKind(entry[1]), value)
     shown.elements.update(state.elements)
     shown.fills.update(state.fills)
     shown.resets.update(state.resets)
@@ -349,15 +350,30 @@ def _shown(state: _State) -> _State:
     return shown
 
 
+class _Layout(NamedTuple):
+    """How elements of certain paths stand to one another."""
+
+    plain: tuple[str, ...]
+    parts: tuple[tuple[str, str, str], ...]  # path, base, label
+    rivals: tuple[tuple[str, str], ...]  # an element alone (``birthDate``) and its other form (``birthDate[x]``)
+
+
+@lru_cache(maxsize=4096)
+def _layout(paths: tuple[str, ...]) -> _Layout:
+    parts = tuple((path, _split(path).base, _split(path).part) for path in paths if _split(path).part)
+    whole = tuple(path for path in paths if not _split(path).part)
+    return _Layout(whole, parts, tuple((path, f"{path}[x]") for path in whole if f"{path}[x]" in whole))
+
+
 def _compose(state: _State, resource_type: str) -> dict[str, Json]:  # noqa: C901, PLR0912 - one pass over all kinds of units
-    values: dict[str, Json] = {}
+    elements = state.elements
+    layout = _layout(tuple(elements))
+    values: dict[str, Json] = {path: elements[path][1] for path in layout.plain}
+    for alone, extended in layout.rivals:  # told in both forms: the later is in force, at one time the fuller
+        del values[extended if elements[alone][0] > elements[extended][0] else alone]
     parts: dict[str, list[tuple[str, Json]]] = {}
-    for path, entry in state.elements.items():
-        base, part, _, _, _ = _split(path)
-        if part:
-            parts.setdefault(base, []).append((part, entry.value))
-        elif not _outdone(state, path, entry.stamp):
-            values[path] = entry.value
+    for path, base, part in layout.parts:
+        parts.setdefault(base, []).append((part, elements[path][1]))
     for path in {*state.progress, *state.resets}:
         status = _status(state, path)
         if status is not None:
@@ -365,7 +381,7 @@ def _compose(state: _State, resource_type: str) -> dict[str, Json]:  # noqa: C90
     for path, groups in state.groups.items():
         base, part, _, _, _ = _split(path)
         for source in sorted(groups):
-            parts.setdefault(base, []).append((f"~{part}{source}", groups[source].value))
+            parts.setdefault(base, []).append((f"~{part}{source}", groups[source][1]))
     for path, found in parts.items():
         whole = values.get(path)
         if whole is None and len(found) == 1:
@@ -378,18 +394,17 @@ def _compose(state: _State, resource_type: str) -> dict[str, Json]:  # noqa: C90
         values[path] = joined or CLEARED
     for path, entry in state.fills.items():
         if path not in values and f"{path}[x]" not in values:
-            values[path] = entry.value
+            values[path] = entry[1]
     body: dict[str, Json] = {"resourceType": resource_type}
     for path in sorted(values):
-        _place(body, path, values[path])
+        value = values[path]
+        if "." in path or path[-1] == "]":
+            _place(body, path, value)
+        elif value is not CLEARED:
+            body[path] = value
+        else:
+            body.pop(path, None)
     return body
-
-
-def _outdone(state: _State, path: str, stamp: Stamp) -> bool:
-    """Whether the element is told anew in its other form: alone (``birthDate``) or with extensions (``birthDate[x]``)."""
-    choice = path[-1] == "]"
-    other = state.elements.get(path[:-3] if choice else path + "[x]")
-    return other is not None and (other.stamp, not choice) > (stamp, choice)
 
 
 def _known(item: Json, joined: list[Json], path: str) -> bool:
@@ -427,12 +442,12 @@ def _place(body: dict[str, Json], path: str, value: Json) -> None:
 def _status(state: _State, path: str) -> str | None:
     reset = state.resets.get(path)
     element = state.elements.get(path)
-    if element is not None and (reset is None or element.stamp > reset.stamp):
+    if element is not None and (reset is None or element[0] > reset[0]):
         reset = element
-    levels = [status for status, stamp in state.progress.get(path, {}).items() if reset is None or stamp > reset.stamp]
+    levels = [status for status, stamp in state.progress.get(path, {}).items() if reset is None or stamp > reset[0]]
     if levels:
         return max(levels, key=lambda status: (_LEVELS.get(status, -1), status))
-    return reset.value if reset is not None else None
+    return reset[1] if reset is not None else None
 
 
 # state as JSON
@@ -447,15 +462,20 @@ def _encode(state: _State, resource_type: str) -> Stored:  # noqa: C901 - one pa
         return stamps.setdefault(stamp, len(stamps))
 
     def entry(one: _Entry) -> list[Json]:
-        return [index(one.stamp)] if one.value is CLEARED else [index(one.stamp), one.value]
+        return [index(one[0])] if one[1] is CLEARED else [index(one[0]), one[1]]
 
     encoded: dict[str, Json] = {}
     if state.elements:
         read_back = _read_back(state) if body is not None else frozenset()
-        encoded["u"] = {
-            path: index(one.stamp) if path in read_back and one.value is not CLEARED else entry(one)
-            for path, one in state.elements.items()
-        }
+        units: dict[str, Json] = {}
+        last: Stamp | None = None
+        at = 0
+        for path, (stamp, value) in state.elements.items():
+            if stamp is not last:  # most units share one
+                last = stamp
+                at = stamps.setdefault(stamp, len(stamps))
+            units[path] = [at] if value is CLEARED else at if path in read_back else [at, value]
+        encoded["u"] = units
     if state.fills:
         encoded["f"] = {path: entry(one) for path, one in state.fills.items()}
     groups = {path: units for path, units in state.groups.items() if units}
@@ -468,9 +488,9 @@ def _encode(state: _State, resource_type: str) -> Stored:  # noqa: C901 - one pa
         }
     if state.resets:
         encoded["r"] = {path: entry(one) for path, one in state.resets.items()}
-    for key, stamp in (("t", state.touched), ("w", state.void), ("d", state.deleted)):
-        if stamp is not None:
-            encoded[key] = index(stamp)
+    for key, whole in (("t", state.touched), ("w", state.void), ("d", state.deleted)):
+        if whole is not None:
+            encoded[key] = index(whole)
     if state.creator is not None:
         encoded["c"] = [index(state.creator[0]), state.creator[1], state.creator[2]]
     encoded["s"] = [list(stamp) for stamp in stamps]
@@ -505,20 +525,21 @@ def _decode(stored: Stored) -> _State:
     stamps = [Stamp(rank, time_us, tie) for rank, time_us, tie in encoded["s"]]
     body = stored.body or {}
 
-    def units(found: Mapping[str, Json]) -> Iterator[tuple[str, _Entry]]:
-        for path, one in found.items():
-            if isinstance(one, int):
-                yield path, _Entry(stamps[one], _at(body, path))
-            else:
-                yield path, _Entry(stamps[one[0]], one[1] if len(one) > 1 else CLEARED)
+    def units(found: Mapping[str, Json]) -> _Units:
+        return {
+            path: (stamps[one], _at(body, path))
+            if type(one) is int
+            else (stamps[one[0]], one[1] if len(one) > 1 else CLEARED)
+            for path, one in found.items()
+        }
 
-    state.elements = dict(units(encoded.get("u", {})))
-    state.fills = dict(units(encoded.get("f", {})))
-    state.groups = {path: dict(units(found)) for path, found in encoded.get("g", {}).items()}
+    state.elements = units(encoded.get("u", _NONE))
+    state.fills = units(encoded.get("f", _NONE))
+    state.groups = {path: units(found) for path, found in encoded.get("g", _NONE).items()}
     state.progress = {
-        path: {level: stamps[at] for level, at in found.items()} for path, found in encoded.get("p", {}).items()
+        path: {level: stamps[at] for level, at in found.items()} for path, found in encoded.get("p", _NONE).items()
     }
-    state.resets = dict(units(encoded.get("r", {})))
+    state.resets = units(encoded.get("r", _NONE))
     state.touched = _stamp(stamps, encoded.get("t"))
     state.void = _stamp(stamps, encoded.get("w"))
     state.deleted = _stamp(stamps, encoded.get("d"))
@@ -533,7 +554,8 @@ def _stamp(stamps: Sequence[Stamp], at: int | None) -> Stamp | None:
 
 
 def _at(body: Mapping[str, Json], path: str) -> Json:
-    value: Json = body
-    for name in path.split("."):
-        value = value[name]
-    return value
+    _, _, outer, inner, _ = _split(path)
+    return body[outer][inner] if inner else body[path]
+
+
+_NONE: Final[Mapping[str, Json]] = {}

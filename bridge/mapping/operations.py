@@ -88,6 +88,8 @@ class UnitChange(NamedTuple):
     the list's other parts in order of their labels."""
     kind: UnitKind
     value: Json
+    refers: bool = True
+    """Whether the value may hold a :class:`TargetReference`."""
 
 
 class Reach(StrEnum):

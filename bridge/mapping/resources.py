@@ -63,6 +63,7 @@ def _remembered(make: Callable[[list[str], Run], Made | None], level: int) -> Co
         if made is None:
             return None
         reference, operations, names = made
+        run.referred += 1
         shared = run.shared
         for operation in operations:
             if operation.target not in shared:
@@ -129,7 +130,7 @@ _encoder: Final = msgspec.json.Encoder(enc_hook=_plain, order="sorted")
 
 def _display(changes: list[UnitChange]) -> str:
     """How a reference names its target: a person's or an organisation's name."""
-    for path, _kind, value in changes:
+    for path, _, value, _ in changes:
         if not path.startswith("name"):
             continue
         if isinstance(value, str):

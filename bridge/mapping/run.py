@@ -79,6 +79,7 @@ class Run:
         timeless: the message tells no time of its own.
         fired: the rules that made something of it, with what they read.
         shared: finished operations on resources that many messages name (practitioners, places, organisations).
+        referred: how often a value took a reference to one of them.
         trace: for an explained conversion, ``(target, path, rule)`` of every output element; else None.
     """
 
@@ -93,6 +94,7 @@ class Run:
         "group",
         "message",
         "ordinals",
+        "referred",
         "repetition",
         "reports",
         "segment",
@@ -121,6 +123,7 @@ class Run:
         self.fields: list[str] = []
         self.fired: list[tuple[str, tuple[tuple[int, Cover], ...]]] = []
         self.shared: dict[Target, Upsert] = {}
+        self.referred = 0
         self.ordinals: dict[IdentityKey, int] = {}  # how often an observation's name was seen
         self.reports: dict[Report, None] = {}
         self.trace: list[tuple[Target, str, str]] | None = [] if explain else None

@@ -59,6 +59,7 @@ class UnitMap(NamedTuple):
         count = len(fields)
         fired = run.fired
         for path, index, indexes, leaf, name, covers, single in self.units:
+            referred = run.referred
             if index >= 0:
                 if index >= count:
                     continue
@@ -81,7 +82,7 @@ class UnitMap(NamedTuple):
                         continue
                     value = CLEARED
                     fired.append((name, covers))
-            into.append(UnitChange(path, _ELEMENT, value))
+            into.append(UnitChange(path, _ELEMENT, value, run.referred > referred))
             names.append(name)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from bridge.consent.rule import compile_consent
 from bridge.errors import BridgeError, Fault, Incorrect
 from bridge.fhir.json import loads_stored
-from bridge.mapping.apply import apply, composed
-from bridge.mapping.operations import Conversion, IdentityKey, Merge, Stored, Target, TargetReference, Upsert
+from bridge.mapping.apply import Ids, apply, composed
+from bridge.mapping.operations import Conversion, Delete, IdentityKey, Merge, Stored, Target, TargetReference, Upsert
 from bridge.record.ids import mint, random_uuid
 from bridge.record.merges import MergeEvent, Merges, merges_among
 from bridge.record.versions import content_bytes, content_digest
@@ -78,6 +78,7 @@ class _Trial:
     reserved: dict[int, str] = field(default_factory=dict)
     adopted: dict[IdentityKey, int] = field(default_factory=dict)
     merges: list[MergeEvent] = field(default_factory=list)
+    ids: dict[Target, str] = field(default_factory=dict)
     superseded: bool = True
 
 
@@ -173,12 +174,19 @@ class Work:
 
     def _attempt(self, change: Change) -> Outcome | BridgeError:
         trial = _Trial()
+
+        def id_of(target: Target) -> str:
+            known = trial.ids.get(target)
+            if known is None:
+                known = trial.ids[target] = self._id_of(target, trial)
+            return known
+
         try:
             for operation in change.conversion.operations:
                 if isinstance(operation, Merge):
                     self._merge(operation, trial)
                 else:
-                    self._apply(operation, change, trial)
+                    self._apply(operation, change, trial, id_of)
         except BridgeError as error:
             return error
         except Exception as error:  # noqa: BLE001 - whatever one message does to the code, the others go on
@@ -192,22 +200,24 @@ class Work:
         self._join(trial, change)
         return Outcome.SUPERSEDED if trial.superseded and change.conversion.operations else Outcome.STORED
 
-    def _apply(self, operation: Any, change: Change, trial: _Trial) -> None:
-        key = self._key_of(operation.target, trial)
+    def _apply(self, operation: Upsert | Delete, change: Change, trial: _Trial, id_of: Ids) -> None:
+        target = operation.target
+        key = self._key_of(target, trial)
         if key is None or (key not in self.entries and key not in trial.created):
-            key = self._create(operation.target, change.site, trial, key)
+            key = self._create(target, change.site, trial, key)
         stored = trial.stored.get(key)
         if stored is None and key in self.entries:
             stored = self.entries[key].stored
-        result = apply(operation, stored, lambda target: self._id_of(target, trial))
+        result = apply(operation, stored, id_of)
         if result is None:
             if key in trial.created and key not in trial.stored:
                 self._forget(key, trial)
             return
-        if operation.target.resource_type == "Consent" and result.body is not None:
+        if target.resource_type == "Consent" and result.body is not None:
             compile_consent(result.body)  # one that cannot be decided on must not be stored as if it could
         trial.stored[key] = result
-        self._name(operation.target, key, trial)
+        if len(target.keys) > 1:  # by a single name it was found, or made
+            self._name(target, key, trial)
 
     def _merge(self, operation: Merge, trial: _Trial) -> None:
         survivor, subsumed = self._key_of(operation.survivor, trial), self._key_of(operation.subsumed, trial)
@@ -300,6 +310,7 @@ class Work:
 
     def _forget(self, key: int, trial: _Trial) -> None:
         del trial.created[key]
+        trial.ids.clear()
         trial.names = {name: other for name, other in trial.names.items() if other != key}
 
 
