@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bridge.config.site import AuthorityUse
 from bridge.errors import Incorrect
+from bridge.fhir.shapes import misshapen
 from bridge.fhir.types import is_id, parse_instant
 from bridge.mapping.objects import choice_of
 from bridge.mapping.operations import (
@@ -77,22 +78,31 @@ def convert_fhir(document: Mapping[str, Json], site: Site, *, received_us: int) 
         received_us: when it was received, µs; stands in for ``meta.lastUpdated`` where a resource has none.
 
     Raises:
-        Incorrect: ``fhir-invalid`` (no resource of R4, empty or unnamed elements, a Bundle without usable entries),
+        Incorrect: ``fhir-invalid`` (no resource of R4, empty or unnamed elements, an element of another JSON type than R4's,
+            a Bundle without usable entries),
             ``fhir-without-id`` (nothing names the resource), ``foreign-authority`` is never raised: a FHIR Patient is
             named by its source and id.
     """
     if document.get("resourceType") != "Bundle":
+        _check(document)
         return [_conversion(document, site, received_us, {}, "")]
     kind = document.get("type")
-    if kind not in _BUNDLES:
+    if not isinstance(kind, str) or kind not in _BUNDLES:
         raise _invalid("the Bundle is of no type that carries resources", "Send a transaction, batch or collection.")
     entries = document.get("entry", [])
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
         raise _invalid("Bundle.entry is not a list of entries")
-    urls = dict(_full_urls(entries, site))
+    methods = [_method(entry) for entry in entries]
+    stating = [
+        entry
+        for entry, method in zip(entries, methods, strict=True)
+        if "resource" in entry and method not in ("DELETE", "GET")
+    ]
+    for entry in stating:
+        _check(entry["resource"])
+    urls = dict(_full_urls(stating, site))
     found: list[Conversion] = []
-    for entry in entries:
-        method = entry.get("request", {}).get("method") if isinstance(entry.get("request", {}), Mapping) else None
+    for entry, method in zip(entries, methods, strict=True):
         if method == "DELETE":
             found.append(_deletion(entry, site, received_us))
         elif "resource" in entry and method != "GET":
@@ -101,17 +111,23 @@ def convert_fhir(document: Mapping[str, Json], site: Site, *, received_us: int) 
     return found
 
 
+def _method(entry: Mapping[str, Json]) -> Json:
+    request = entry.get("request")
+    return request.get("method") if isinstance(request, Mapping) else None
+
+
 def _full_urls(entries: list[Mapping[str, Json]], site: Site) -> Iterator[tuple[str, Target]]:
     for entry in entries:
-        url, resource = entry.get("fullUrl"), entry.get("resource")
-        if isinstance(url, str) and isinstance(resource, Mapping) and isinstance(resource.get("resourceType"), str):
-            target = _target(resource, site, url)
+        url = entry.get("fullUrl")
+        if isinstance(url, str):
+            target = _target(entry["resource"], site, url)
             if target is not None:
                 yield url, target
 
 
-def _conversion(resource: Json, site: Site, received_us: int, urls: _Urls, url: str) -> Conversion:
-    kind = _check(resource)
+def _conversion(resource: Mapping[str, Json], site: Site, received_us: int, urls: _Urls, url: str) -> Conversion:
+    """Of a checked resource."""
+    kind = resource["resourceType"]
     target = _target(resource, site, url)
     if target is None:
         raise Incorrect(
@@ -149,7 +165,7 @@ def _deletion(entry: Mapping[str, Json], site: Site, received_us: int) -> Conver
     return Conversion(f"fhir:{match[1]}", "fhir", time_us, patient, (operation,))
 
 
-def _check(resource: Json) -> str:
+def _check(resource: Json) -> None:
     if not isinstance(resource, Mapping):
         raise _invalid("a resource is not a JSON object")
     kind = resource.get("resourceType")
@@ -157,12 +173,12 @@ def _check(resource: Json) -> str:
         raise _invalid("resourceType is no resource type of R4", "Send R4 (4.0.1) resources.")
     if "id" in resource and not (isinstance(resource["id"], str) and is_id(resource["id"])):
         raise _invalid("Resource.id has not the form of an id")
-    if not isinstance(resource.get("meta", {}), Mapping):
-        raise _invalid("Resource.meta is not an object")
     for name, value in resource.items():
         if name != "resourceType":
             _check_element(name, value)
-    return kind
+    element = misshapen(resource)
+    if element is not None:
+        raise _invalid(f"{element} holds JSON of another type than R4 gives it")
 
 
 def _check_element(name: str, value: Json) -> None:  # noqa: C901 - one branch for each way to be empty
