@@ -304,11 +304,13 @@ class Enforcer:
                         found.append(row)
                         if len(found) <= wanted:
                             decided.append(outcome)
+            asked = [] if decided else [key for clause in patients for key in clause.keys][:MAX_NAMED_PATIENTS]
+            facts.update(await reader.patient_facts(txn, asked))
         more = len(found) > wanted
         shown = found[:wanted]
         link = shown[-1].position if more else None if exhausted else position
         total = len(shown) if after is None and link is None else None
-        await trail.record(_search_entries(query, decided, facts, patients))
+        await trail.record(_search_entries(query, decided, facts, asked))
         return Page(tuple(shown) if query.count else (), link if query.count else None, total)
 
     async def own_records(self, principal: Principal) -> frozenset[str]:
@@ -409,7 +411,7 @@ def _entries(
             kind,
             fhir_id,
             patient_key=key,
-            owner=facts[key].record_uuid if key is not None else None,
+            owner=_owner(key, facts),
             consent_keys=decision.consent_keys,
         )
         for key in patients or [None]
@@ -417,7 +419,7 @@ def _entries(
 
 
 def _search_entries(
-    query: Query, decided: Sequence[_Decided], facts: Mapping[int, PatientFacts], patients: Sequence[Patients]
+    query: Query, decided: Sequence[_Decided], facts: Mapping[int, PatientFacts], asked: Sequence[int]
 ) -> list[AccessEntry]:
     """One record per patient of whom something was shown or hidden; else one for each who was asked for."""
     names = tuple(dict.fromkeys(name for name, _ in query.parameters))
@@ -426,20 +428,22 @@ def _search_entries(
         for key in item.patients or (None,):
             groups.setdefault(key, []).append(item.decision)
     if not groups:
-        asked: list[int | None] = []
-        for clause in patients:
-            asked += clause.keys
+        named: list[int | None] = [key for key in asked if key in facts]
         return [
-            AccessEntry("search-type", "none", "no-match", query.type, patient_key=key, query_parameters=names)
-            for key in asked[:MAX_NAMED_PATIENTS] or [None]
+            AccessEntry("search-type", "none", "no-match", query.type, None, key, _owner(key, facts), names)
+            for key in named or [None]
         ]
     entries = []
     for key, decisions in groups.items():
         permitted = [decision.permitted for decision in decisions]
         word = "permit" if all(permitted) else "partial" if any(permitted) else "deny"
         consents = tuple(dict.fromkeys(number for decision in decisions for number in decision.consent_keys))
-        owner = facts[key].record_uuid if key is not None else None
+        owner = _owner(key, facts)
         entries.append(
             AccessEntry("search-type", word, decisions[0].rule, query.type, None, key, owner, names, consents)
         )
     return entries
+
+
+def _owner(patient_key: int | None, facts: Mapping[int, PatientFacts]) -> str | None:
+    return facts[patient_key].record_uuid if patient_key is not None else None

@@ -1,7 +1,7 @@
 """Access records, written ahead: durable before the first byte of an answer leaves, then closed with what became of it.
 
-One committer a process: everyone who waits shares the next commit. Each record becomes one leaf of the log in the same
-transaction. A record that was never closed means that the process died in between: it is closed as ``assume-disclosed``.
+One committer a process: everyone who waits shares the next commit. The records of a request become one leaf of the log in the
+same transaction (see :mod:`bridge.ledger.disclosure`). A record that was never closed means that the process died in between: it is closed as ``assume-disclosed``.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 
 from bridge.access.tokens import Principal
 from bridge.errors import BridgeError, Busy, Conflict, Unavailable
-from bridge.ledger.commitment import LeafKind
-from bridge.record.commitments import EVENT_FORM, Commitments, RecordKeys, organization_owner
-from bridge.store import access
+from bridge.ledger.commitment import LeafKind, derive_salt, new_nonce
+from bridge.ledger.disclosure import CONTENT, FORM, record_digest
+from bridge.record.commitments import Commitments, RecordKeys, organization_owner
+from bridge.store import access, vault
 from bridge.store.async_database import AsyncDatabase
 from bridge.store.database import Transaction
 from bridge.store.rows import AccessRecord
@@ -44,7 +45,7 @@ class AccessEntry:
         rule: what decided.
         resource_type, resource_id: what was asked for, as far as the request names it.
         patient_key: the patient concerned.
-        owner: record UUID of that patient, whose key salts the leaf; None = the organisation's.
+        owner: record UUID of that patient, whose key salts the record's digest; None = the organisation's.
         query_parameters: names of search parameters.
         consent_keys: Consents that decided.
     """
@@ -196,13 +197,9 @@ class AccessJournal:
 
     def _put(self, txn: Transaction, openings: Sequence[_Opening], closings: Sequence[_Closing]) -> list[list[Ticket]]:
         commitments = Commitments(self._origin, txn.now_us())
-        opened = [
-            [self._row(txn.start_us, opening.principal, entry, commitments) for entry in opening.entries]
-            for opening in openings
-        ]
-        if opened:
-            access.put(txn, [row for rows in opened for row in rows])
-            commitments.write(txn, self._record_keys)
+        opened = write_records(
+            txn, [self._request(txn.start_us, opening) for opening in openings], commitments, self._record_keys
+        )
         if closings:
             closed = [
                 (ticket.access_id, ticket.started_us, closing.outcome, closing.finished_us, closing.status)
@@ -213,43 +210,77 @@ class AccessJournal:
         failpoint("access.before-commit")
         return [[Ticket(row.access_id, row.started_us) for row in rows] for rows in opened]
 
-    def _row(self, started_us: int, principal: Principal, entry: AccessEntry, commitments: Commitments) -> AccessRecord:
-        access_id, client = uuid4(), principal.client
-        row = AccessRecord(
-            access_id=access_id.bytes,
-            started_us=started_us,
-            actor=principal.actor,
-            client_id=client.client_id,
-            organization=client.organization,
-            role=client.role.value,
-            purpose=principal.purpose,
-            interaction=entry.interaction,
-            resource_type=entry.resource_type,
-            resource_id=entry.resource_id,
-            patient_key=entry.patient_key,
-            query_parameters=" ".join(entry.query_parameters),
-            decision=entry.decision,
-            rule=entry.rule,
-            consent_keys=" ".join(map(str, entry.consent_keys)),
-            outcome=None,
-            finished_us=None,
-            status=None,
-            leaf_id=b"",
+    def _request(self, started_us: int, opening: _Opening) -> Request:
+        client = opening.principal.client
+        organization = organization_owner(client.organization, self._identity_key)
+        return Request(
+            organization,
+            [(_row(started_us, opening.principal, entry), entry.owner or organization) for entry in opening.entries],
         )
+
+
+class Request(NamedTuple):
+    """The records of one request, each with whose key salts its digest; ``organization``: whose key salts the leaf."""
+
+    organization: str
+    records: Sequence[tuple[AccessRecord, str]]
+
+
+def write_records(
+    txn: Transaction, requests: Sequence[Request], commitments: Commitments, record_keys: RecordKeys
+) -> list[list[AccessRecord]]:
+    """Stores the records of each request under one leaf; answers them with it.
+
+    Raises:
+        Forbidden, Conflict: as :meth:`bridge.record.commitments.RecordKeys.load`.
+    """
+    keys = record_keys.load(txn, {owner for request in requests for _, owner in request.records})
+    nonces: list[tuple[bytes, bytes]] = []
+    written: list[list[AccessRecord]] = []
+    for request in requests:
+        digests: dict[str, str] = {}
+        for row, owner in request.records:
+            nonce = new_nonce()
+            nonces.append((row.access_id, nonce))
+            digests[str(UUID(bytes=row.access_id))] = record_digest(derive_salt(keys[owner], nonce), record_bytes(row))
         leaf_id = commitments.add(
-            LeafKind.DISCLOSURE,
-            str(access_id),
-            1,
-            record_bytes(row),
-            owner=entry.owner or organization_owner(client.organization, self._identity_key),
-            form=EVENT_FORM,
-            subject_key=entry.patient_key,
+            LeafKind.DISCLOSURE, str(uuid4()), 1, CONTENT, owner=request.organization, form=FORM, extra=digests
         )
-        return row._replace(leaf_id=leaf_id)
+        written.append([row._replace(leaf_id=leaf_id) for row, _ in request.records])
+    if written:
+        access.put(txn, [row for rows in written for row in rows])
+        vault.put_nonces(txn, nonces)
+        commitments.write(txn, record_keys)
+    return written
+
+
+def _row(started_us: int, principal: Principal, entry: AccessEntry) -> AccessRecord:
+    client = principal.client
+    return AccessRecord(
+        access_id=uuid4().bytes,
+        started_us=started_us,
+        actor=principal.actor,
+        client_id=client.client_id,
+        organization=client.organization,
+        role=client.role.value,
+        purpose=principal.purpose,
+        interaction=entry.interaction,
+        resource_type=entry.resource_type,
+        resource_id=entry.resource_id,
+        patient_key=entry.patient_key,
+        query_parameters=" ".join(entry.query_parameters),
+        decision=entry.decision,
+        rule=entry.rule,
+        consent_keys=" ".join(map(str, entry.consent_keys)),
+        outcome=None,
+        finished_us=None,
+        status=None,
+        leaf_id=b"",
+    )
 
 
 def record_bytes(row: AccessRecord) -> bytes:
-    """The bytes that the record's leaf commits to: everything known before the answer, made anew from the row by ``fsck``."""
+    """The bytes that the record's digest is made of: everything known before the answer, made anew from the row by ``fsck``."""
     content: dict[str, Any] = row._asdict()
     for later in ("outcome", "finished_us", "status", "leaf_id"):
         del content[later]

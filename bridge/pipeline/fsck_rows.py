@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from bridge.fhir.json import loads_stored
 from bridge.fhir.references import parse_reference, patient_of
 from bridge.fhir.types import format_instant
 from bridge.keys.ports import KeyWrapper
+from bridge.ledger import disclosure
 from bridge.ledger.commitment import Context, LeafKind, commit, leaf_data
 from bridge.pipeline.findings import Finding, Tally
 from bridge.pipeline.openings import Salts, Unopenable
@@ -150,9 +150,11 @@ class RowCheck:
 
     def _accesses(self, txn: Transaction) -> Iterator[Finding]:
         for chunk in scans.stream_accesses(txn, chunk=CHUNK):
-            wrong = self._codes(txn, [self._access_leaf(row) for row in chunk])
+            leaves_of_chunk = {row.leaf_id: _access_leaf(row) for row in chunk}
+            wrong = self._codes(txn, [*leaves_of_chunk.values()])
+            digests = self._digest_codes(txn, [row for row in chunk if row.leaf_id not in wrong])
             for row in chunk:
-                for code in wrong.get(row.leaf_id, ()):
+                for code in wrong.get(row.leaf_id, ()) or digests.get(row.access_id, ()):
                     yield Finding("access_record", code, _WORDS[code], place=f"access {row.access_id.hex()}")
             self._tally.checked["access records"] += len(chunk)
 
@@ -219,15 +221,39 @@ class RowCheck:
             return False
         try:
             record = expected.record or context_of(row).record
-            wanted = Context(LeafKind(expected.kind), self._origin, record, expected.version, expected.form)
+            # The digests of access records are held against those, one by one.
+            extra = context_of(row).extra if expected.kind == LeafKind.DISCLOSURE else {}
+            wanted = Context(LeafKind(expected.kind), self._origin, record, expected.version, expected.form, extra)
             return wanted.encode() == row.context
         except (BridgeError, ValueError):
             return False
 
-    def _access_leaf(self, row: AccessRecord) -> _Expected:
-        record = _uuid(row.access_id)
-        subject = (row.patient_key, None)
-        return _Expected(row.leaf_id, LeafKind.DISCLOSURE, record, 1, EVENT_FORM, subject, self._access_bytes(row))
+    def _digest_codes(self, txn: Transaction, rows: Sequence[AccessRecord]) -> dict[bytes, list[str]]:
+        """What is wrong with each access record inside its leaf, by access id; those in order are left out."""
+        patients = scans.resource_facts(txn, {row.patient_key for row in rows if row.patient_key is not None})
+        kept = leaves.commitments(txn, {row.leaf_id for row in rows})
+        contexts = {leaf_id: context_of(row) for leaf_id, row in kept.items()}
+        salted = []
+        for row in rows:
+            facts = patients.get(row.patient_key or 0)
+            owner = facts.record_uuid if facts is not None else kept[row.leaf_id].owner_uuid
+            salted.append(CommitmentRow(row.access_id, LeafKind.DISCLOSURE, b"", owner, None, None))
+        salts = self._salts.of(txn, salted)
+        wrong: dict[bytes, list[str]] = {}
+        for row in rows:
+            salt = salts[row.access_id]
+            code = None
+            if _uuid(row.access_id) not in contexts[row.leaf_id].extra:
+                code = "commitment-differs"
+            elif salt is Unopenable.ERASED:
+                self._tally.checked["erased"] += 1
+            elif isinstance(salt, Unopenable):
+                code = str(salt)
+            elif not disclosure.holds(contexts[row.leaf_id], _uuid(row.access_id), self._access_bytes(row), salt):
+                code = "bytes-differ"
+            if code is not None:
+                wrong[row.access_id] = [code]
+        return wrong
 
 
 class _Subjects:
@@ -245,9 +271,8 @@ class _Subjects:
         self._links = scans.link_event_leaves(txn, {row.subject_key or 0 for row in links})
         given = by_kind.get(LeafKind.CONSENT, [])
         self._consents = consents.load(txn, {row.subject_key or 0 for row in given})
-        accesses = {row.leaf_id: _access_id(row) for row in by_kind.get(LeafKind.DISCLOSURE, ())}
-        self._access_ids = accesses
-        self._accesses = scans.access_leaves(txn, set(accesses.values()))
+        self._access_ids = {row.leaf_id: _access_ids(row) for row in by_kind.get(LeafKind.DISCLOSURE, ())}
+        self._accesses = scans.access_leaves(txn, {key for keys in self._access_ids.values() for key in keys})
         self.facts = scans.resource_facts(txn, {row.subject_key or 0 for row in (*versions, *given)})
 
     def missing(self, row: CommitmentRow) -> tuple[str, str]:
@@ -257,7 +282,8 @@ class _Subjects:
         elif row.kind in _LINK_KINDS:
             there = self._links.get(row.subject_key or 0) == row.leaf_id
         elif row.kind == LeafKind.DISCLOSURE:
-            there = self._accesses.get(self._access_ids[row.leaf_id]) == row.leaf_id
+            ids = self._access_ids[row.leaf_id]
+            there = bool(ids) and all(self._accesses.get(key) == row.leaf_id for key in ids)
         elif row.kind == LeafKind.CONSENT:
             state = self._consents.get(row.subject_key or 0)
             if state is not None and state.version < (row.subject_version or 0):
@@ -275,6 +301,11 @@ class _Subjects:
         if row.kind in _LINK_KINDS:
             return "link_event"
         return "consent_state" if row.kind == LeafKind.CONSENT else "access_record"
+
+
+def _access_leaf(row: AccessRecord) -> _Expected:
+    content = disclosure.CONTENT
+    return _Expected(row.leaf_id, LeafKind.DISCLOSURE, None, 1, disclosure.FORM, (None, None), content)
 
 
 def _version_leaf(row: VersionRow, facts: ResourceFacts | None) -> _Expected:
@@ -418,10 +449,9 @@ def _uuid(value: bytes) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-_RECORD: Final = re.compile(rb'"record":"([0-9a-f-]{36})"')
-
-
-def _access_id(row: CommitmentRow) -> bytes:
-    """The record that a disclosure's context names is the access record's id."""
-    match = _RECORD.search(row.context)
-    return bytes.fromhex(match[1].decode().replace("-", "")) if match else b""
+def _access_ids(row: CommitmentRow) -> list[bytes]:
+    """The access records that a leaf holds; none if its context was altered."""
+    try:
+        return [bytes.fromhex(name.replace("-", "")) for name in context_of(row).extra]
+    except (BridgeError, ValueError):
+        return []

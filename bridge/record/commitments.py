@@ -104,12 +104,13 @@ class Commitments:
         form: str = RESOURCE_FORM,
         subject_key: int | None = None,
         subject_version: int | None = None,
+        extra: Mapping[str, str] | None = None,
     ) -> bytes:
         """Notes one leaf about ``content`` and answers its 16-byte id."""
         if not self._ids:
             self._ids = leaves.new_leaf_ids(64, self._now_us)[::-1]
         leaf_id = self._ids.pop()
-        context = Context(kind, self._origin, record_uuid, version, form)
+        context = Context(kind, self._origin, record_uuid, version, form, extra or {})
         self._items.append((leaf_id, context, owner, content, subject_key, subject_version))
         return leaf_id
 

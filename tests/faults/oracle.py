@@ -270,17 +270,15 @@ def _versions(snapshot: Snapshot) -> Iterable[str]:
 
 
 def _leaves(snapshot: Snapshot) -> Iterable[str]:
-    """Every version, link event, consent state and access record has one leaf, whose commitment opens; and no leaf more."""
+    """Every version, link event, consent state and request has one leaf, whose commitment opens; and no leaf more."""
     leaves = {row["leaf_id"]: row for row in snapshot.tables["commitment"]}
     placed = Counter(row["leaf_id"] for row in [*snapshot.tables["log_leaf"], *snapshot.tables["leaf_pending"]])
     yield from (f"leaf {leaf.hex()} stands in the log {n} times" for leaf, n in placed.items() if n != 1)
     yield from (f"leaf {leaf.hex()} is committed to and in no log" for leaf in leaves.keys() - placed.keys())
     yield from (f"leaf {leaf.hex()} is in the log and about nothing" for leaf in placed.keys() - leaves.keys())
-    owned = Counter(
-        row["leaf_id"]
-        for table in ("resource_version", "link_event", "access_record")
-        for row in snapshot.tables[table]
-    )
+    owned = Counter(row["leaf_id"] for table in ("resource_version", "link_event") for row in snapshot.tables[table])
+    # The access records of one request share a leaf.
+    owned += Counter({row["leaf_id"] for row in snapshot.tables["access_record"]})
     yield from (f"leaf {leaf.hex()} belongs to {n} rows" for leaf, n in owned.items() if n != 1)
     yield from (f"leaf {leaf.hex()} is missing" for leaf in owned.keys() - leaves.keys())
     consents = {row["consent_key"]: row["version"] for row in snapshot.tables["consent_state"]}
@@ -299,8 +297,9 @@ def _leaves(snapshot: Snapshot) -> Iterable[str]:
 
 def _openings(snapshot: Snapshot, leaves: Mapping[bytes, Mapping[str, Any]]) -> Iterable[str]:
     nonces = {row["leaf_id"]: row["nonce"] for row in snapshot.tables["vault.nonce"]}
-    if nonces.keys() != leaves.keys():
-        yield f"{len(nonces)} nonces for {len(leaves)} leaves"
+    salted = leaves.keys() | {row["access_id"] for row in snapshot.tables["access_record"]}
+    if nonces.keys() != salted:
+        yield f"{len(nonces)} nonces for {len(salted)} leaves and access records"
         return
     owners = {
         row["owner_uuid"]: snapshot.keys.unwrap(WrappedKey(row["key_id"], row["wrapped_key"]))

@@ -1,8 +1,9 @@
-"""Access records: durable before an answer, one leaf each, closed afterwards or by the sweep."""
+"""Access records: durable before an answer, one leaf a request, closed afterwards or by the sweep."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -16,13 +17,17 @@ from bridge.access.settings import Client, Role
 from bridge.access.tokens import Principal
 from bridge.errors import Busy, Conflict, Unavailable
 from bridge.keys.envelope import AesKeyWrapper
+from bridge.ledger import disclosure
+from bridge.ledger.commitment import LEAF_DATA_SIZE, commit, leaf_data
+from bridge.pipeline.openings import Salts, Unopenable
+from bridge.pipeline.proving import context_of
 from bridge.record.commitments import RecordKeys
 from bridge.store import access, leaves, schema, vault
 from bridge.store.async_database import open_async_database
 from bridge.store.database import open_database
 from bridge.store.dialect import Statement
 from bridge.store.migrate import migrate
-from bridge.store.rows import RecordKeyRow
+from bridge.store.rows import CommitmentRow, RecordKeyRow
 from bridge.telemetry import failpoints
 from bridge.telemetry.stop import Stop
 
@@ -79,9 +84,70 @@ def test_a_record_is_durable_when_opened_and_commits_to_its_bytes(url):
 
     assert (row.patient_key, row.decision, row.consent_keys) == (7, "permit", "3 4")
     assert context["kind"] == "disclosure"
-    assert UUID(context["record"]).bytes == row.access_id
+    assert [*context["extra"]] == [str(UUID(bytes=row.access_id))]
     assert record_bytes(row) == record_bytes(row._replace(outcome="answered", status=200, finished_us=1))
     assert record_bytes(row) != record_bytes(row._replace(decision="deny"))
+
+
+def opened(url, leaf_id):
+    """Context, salt and leaf data of a leaf, and the keys by owner."""
+    wrapper = AesKeyWrapper({"w": b"w" * 32}, "w")
+    with open_database(url) as database, database.transaction(read_only=True) as txn:
+        row = leaves.commitments(txn, [leaf_id])[leaf_id]
+        [salt] = Salts(wrapper).of(txn, [row]).values()
+        [leaf] = [pending[1] for pending in txn.execute(Statement(sa.select(schema.leaf_pending)), {})]
+        return context_of(row), salt, leaf
+
+
+def salt_of(url, access_id, owner):
+    with open_database(url) as database, database.transaction(read_only=True) as txn:
+        row = CommitmentRow(access_id, "disclosure", b"", owner, None, None)
+        return Salts(AesKeyWrapper({"w": b"w" * 32}, "w")).of(txn, [row])[access_id]
+
+
+def test_a_request_about_many_is_one_leaf_of_which_each_record_opens_alone(url):
+    """The opening of one shows bytes and salt of that one; the others are digests, and another's bytes do not fit."""
+    other = "22222222-2222-4222-8222-222222222222"
+    entries = [
+        replace(READ, owner=OWNER),
+        replace(READ, decision="deny", patient_key=8, owner=other),
+        replace(READ, decision="deny", patient_key=None),
+    ]
+    run(url, lambda journal: journal.open(PRINCIPAL, entries))
+    rows = {row.patient_key: row for row in records(url)}
+    [leaf_id] = {row.leaf_id for row in rows.values()}
+    context, salt, leaf = opened(url, leaf_id)
+    mine, hidden = rows[7], rows[8]
+    own_salt = salt_of(url, mine.access_id, OWNER)
+
+    assert leaf_data(commit(salt, context.encode(), disclosure.CONTENT)) == leaf
+    assert len(leaf) == LEAF_DATA_SIZE
+    assert disclosure.holds(context, str(UUID(bytes=mine.access_id)), record_bytes(mine), own_salt)
+    assert not disclosure.holds(context, str(UUID(bytes=hidden.access_id)), record_bytes(hidden), own_salt)
+    assert not disclosure.holds(context, str(UUID(bytes=mine.access_id)), record_bytes(hidden), own_salt)
+    assert not disclosure.holds(context, str(UUID(bytes=mine.access_id)), record_bytes(mine), salt)
+    assert not disclosure.holds(context, OWNER, record_bytes(mine), own_salt)
+
+
+def test_an_erased_patient_closes_that_record_and_no_other(url):
+    """The digest stays where it was, and the key that made it is gone."""
+    other = "22222222-2222-4222-8222-222222222222"
+    entries = [replace(READ, owner=OWNER), replace(READ, patient_key=8, owner=other)]
+    run(url, lambda journal: journal.open(PRINCIPAL, entries))
+    with open_database(url) as database, database.transaction() as txn:
+        destroyed = schema.record_key.update().values(wrapped_key=b"", destroyed_us=1)
+        txn.change(
+            Statement(destroyed.where(schema.record_key.c.owner_uuid == sa.bindparam("owner"))), {"owner": OWNER}
+        )
+    kept = next(row for row in records(url) if row.patient_key == 8)
+    gone = next(row for row in records(url) if row.patient_key == 7)
+    context, salt, leaf = opened(url, kept.leaf_id)
+
+    assert salt_of(url, gone.access_id, OWNER) is Unopenable.ERASED
+    assert leaf_data(commit(salt, context.encode(), disclosure.CONTENT)) == leaf
+    assert disclosure.holds(
+        context, str(UUID(bytes=kept.access_id)), record_bytes(kept), salt_of(url, kept.access_id, other)
+    )
 
 
 def test_those_who_wait_share_a_commit(url, monkeypatch):

@@ -405,8 +405,23 @@ def test_what_could_not_be_decided_is_recorded_as_denied(exchange, monkeypatch, 
     assert len(exchange.seed.rows("leaf_pending")) == before + 3
 
 
+def test_the_size_of_the_log_does_not_tell_how_many_were_hidden(tmp_path):
+    """The log is public: whoever searches and looks at its size learns nothing of patients that were hidden."""
+    grown = []
+    for number, hidden in enumerate((0, 1, 7)):
+        (tmp_path / str(number)).mkdir()
+        with Exchange(tmp_path / str(number), "permit") as running:
+            for place in range(hidden):
+                running.seed.put(patient(f"h{place}"), permit(f"h{place}", "deny", id=f"d{place}"))
+            assert running.ids("Patient") == []
+            assert len(running.access_records()) == max(1, hidden)
+            grown.append([len(row[1]) for row in running.seed.rows("leaf_pending")])
+
+    assert grown == [[33]] * 3
+
+
 def test_every_request_leaves_its_record(exchange):
-    """Who, why, what, whose, decided how, by which Consent: recorded, closed and committed to one leaf each."""
+    """Who, why, what, whose, decided how, by which Consent: recorded, closed and committed to one leaf a request."""
     exchange.get("Patient/p1")
     exchange.get("Patient/p2")
     exchange.get("Patient/p9")
@@ -429,4 +444,5 @@ def test_every_request_leaves_its_record(exchange):
     assert [row["status"] for row in records] == [200, 404, 404, 200, 200, 403]
     leaves = {row[0] for row in exchange.seed.rows("leaf_pending")}
     assert {row["leaf_id"] for row in records} == leaves
+    assert len(leaves) == 5
     assert all(row["actor"] == "Practitioner/of-emr" and row["organization"] == ORGANIZATION for row in records)
