@@ -21,7 +21,7 @@ import sqlite3
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -39,6 +39,7 @@ from bridge.ledger.chain import (
     Capabilities,
     ChainBackend,
     ChainEvidence,
+    ChainFault,
     ConsentStatus,
     ConsentWord,
     ConsentWrite,
@@ -52,8 +53,10 @@ from bridge.ledger.chain import (
     SubmissionStatus,
 )
 
-_DOMAIN: Final = b"hie-bridge/local-block/v1\x00"
+from .local_audit import DOMAIN, audit_block, written_by
+
 _BUSY_SECONDS: Final = 10.0
+_PAGE: Final = 500
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS block(
   number INTEGER PRIMARY KEY, hash BLOB NOT NULL, time_us INTEGER NOT NULL, body BLOB NOT NULL, signature BLOB NOT NULL);
@@ -205,6 +208,49 @@ class LocalChain:
         shown = {"block": b64encode(body).decode("ascii"), "signature": b64encode(signature).decode("ascii")}
         return ChainEvidence("local", AnchoredHead(size, Root(root), BlockRef(*block)), shown)
 
+    def audit(self, checked: Callable[[], object] = lambda: None) -> Iterator[ChainFault]:
+        """As :class:`bridge.ledger.chain.Auditable` says; memory does not grow with the chain."""
+        previous: BlockRef | None = None
+        while page := self._rows("block", "number", previous.number if previous else -1):
+            for row in page:
+                block, signature = BlockRef(*row[:3]), row[4]
+                body = row[3] if isinstance(row[3], bytes) else b""  # the column takes text, too
+                genuine = self._signer.sign(DOMAIN + body) == signature  # Ed25519 has only one
+                yield from audit_block(block, body, previous, genuine=genuine)
+                yield from self._overtaken(block.number, body)
+                previous = block
+                checked()
+        for table, key in (("anchored", "log"), ("consent", "handle")):
+            last = b""
+            while page := self._rows(table, key, last):
+                for row in page:
+                    if previous is not None and row[-1] <= previous.number and not self._written(table, row):
+                        yield _differs(table, row[0])
+                last = page[-1][0]
+
+    def _rows(self, table: str, key: str, after: int | bytes) -> list[Any]:
+        with self._open() as db:
+            query = f"SELECT * FROM {table} WHERE {key} > ? ORDER BY {key} LIMIT {_PAGE}"  # noqa: S608 - names of ours
+            return db.execute(query, (after,)).fetchall()
+
+    def _written(self, table: str, row: Sequence[Any]) -> bool:
+        """Whether the block that a row of the state names says what the row says."""
+        key, *values, number = row
+        with self._open() as db:
+            found = db.execute("SELECT body FROM block WHERE number = ?", (number,)).fetchone()
+        return found is not None and written_by(found[0])[table].get(key) == tuple(values)
+
+    def _overtaken(self, number: int, body: bytes) -> Iterator[ChainFault]:
+        """Finds what the state has forgotten: each entry of a block stands there, or a later block's does."""
+        for table, entries in written_by(body).items():
+            key = "log" if table == "anchored" else "handle"
+            for name in entries:
+                with self._open() as db:
+                    query = f"SELECT block FROM {table} WHERE {key} = ?"  # noqa: S608 - names of ours
+                    row = db.execute(query, (name,)).fetchone()
+                if row is None or row[0] < number:
+                    yield _differs(table, name)
+
     def close(self) -> None:
         """As the port says."""
         with self._lock:
@@ -253,14 +299,14 @@ class LocalChain:
             "entries": entries,
         }
         body = json.dumps(block, sort_keys=True, separators=(",", ":")).encode("ascii")
-        signature = self._signer.sign(_DOMAIN + body)
-        row = (block["number"], sha256(_DOMAIN + body).digest(), block["time_us"], body, signature)
+        signature = self._signer.sign(DOMAIN + body)
+        row = (block["number"], sha256(DOMAIN + body).digest(), block["time_us"], body, signature)
         db.execute("INSERT INTO block VALUES (?, ?, ?, ?, ?)", row)
 
     def _check_last(self, db: sqlite3.Connection) -> None:
         """Whether the file is ours: its last block carries the signature that our key gives (Ed25519 has only one)."""
         body, signature = db.execute("SELECT body, signature FROM block ORDER BY number DESC LIMIT 1").fetchone()
-        if self._signer.sign(_DOMAIN + body) != signature:
+        if self._signer.sign(DOMAIN + body) != signature:
             raise Forbidden(
                 "chain-mismatch",
                 f"the last block of the local chain {self._path} is not signed by the configured key",
@@ -341,6 +387,10 @@ def _take_consent(db: sqlite3.Connection, write: ConsentWrite, number: int) -> b
             return False
     db.execute("INSERT OR REPLACE INTO consent VALUES (?, ?, ?)", (write.handle.value, write.word.pack(), number))
     return True
+
+
+def _differs(table: str, name: bytes) -> ChainFault:
+    return ChainFault("chain-state-differs", "what is read is not what the blocks say", f"{table} {name.hex()}")
 
 
 def _block(db: sqlite3.Connection, number: int) -> BlockRef:

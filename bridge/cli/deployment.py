@@ -81,6 +81,11 @@ class Deployment:
         """A connection of one's own to the store; the caller closes it."""
         return open_database(self.settings.store.address().reveal(), read_only=read_only)
 
+    @property
+    def event_ahead_us(self) -> int:
+        """How far an event may lie after its receipt, µs."""
+        return int(self.settings.limits.event_ahead_hours * 3_600_000_000)
+
     def preparer(self) -> Preparer:
         """The pure stage."""
         digest_key = self.keys.secret_key(KeyPurpose.IDENTITY).reveal()
@@ -91,7 +96,7 @@ class Deployment:
             self.keys,
             digest_key,
             limits.message_bytes,
-            event_ahead_us=int(limits.event_ahead_hours * 3_600_000_000),
+            event_ahead_us=self.event_ahead_us,
         )
 
     def recorder(self) -> Recorder:

@@ -16,7 +16,7 @@ How a writer uses a backend, so that a crash anywhere loses and doubles nothing 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from hashlib import sha256
@@ -368,5 +368,36 @@ class Deployable(Protocol):
 
         Raises:
             Unavailable: the chain does not answer or does not include it in time.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChainFault:
+    """Something on a chain that is not as it was written.
+
+    Attributes:
+        code: stable kebab-case name.
+        message: the same in words.
+        place: ``block 17``, or the name of what is kept beside the blocks.
+    """
+
+    code: str
+    message: str
+    place: str
+
+
+@runtime_checkable
+class Auditable(Protocol):
+    """A backend that can check its chain from the first block to the last, since it holds all of them."""
+
+    def audit(self, checked: Callable[[], object] = lambda: None) -> Iterator[ChainFault]:
+        """Checks every block, its link to the one before, its signature, and what is read from the blocks.
+
+        Args:
+            checked: called once for each block.
+
+        Raises:
+            Unavailable: ``chain-unreachable``.
         """
         ...

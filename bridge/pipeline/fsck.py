@@ -2,8 +2,9 @@
 
 Whoever can write to the store can't hide a change from this as long as the head of the log is held somewhere else: every
 version's bytes, every link event, consent state and access record against its leaf; every leaf against its row; the leaves
-against subtrees, roots, signed checkpoints, anchors, the signer's watermark and the chain; and the totals (promise P2).
-It reads in one transaction and in bounded memory; it changes nothing.
+against subtrees, roots, signed checkpoints, anchors, the signer's watermark and the chain; every block of a chain that can
+be audited; search rows, names and units' states against the bytes that they follow from; whether kept messages can still be
+decrypted; and the totals (promise P2). It reads in one transaction and in bounded memory; it changes nothing.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from bridge.keys.ports import KeyWrapper
-from bridge.ledger.chain import ChainBackend, LogId, Sight
+from bridge.ledger.chain import Auditable, ChainBackend, LogId, Sight
 from bridge.ledger.merkle import TreeHead
 from bridge.ledger.note import VerifierKey
 from bridge.pipeline.findings import Finding, Tally
 from bridge.pipeline.fsck_log import HeldHead, LogCheck
+from bridge.pipeline.fsck_messages import MessageCheck
+from bridge.pipeline.fsck_projections import ProjectionCheck
 from bridge.pipeline.fsck_rows import RowCheck
 from bridge.store import anchors, dead_letters, positions, raw_messages
 from bridge.store.database import Database, Transaction
@@ -31,7 +34,10 @@ class Fsck:
         wrapper: unwraps record keys.
         log_key: the log's key, named by its origin.
         access_bytes: the bytes that an access record's leaf commits to.
-        chain: whose head is compared; None leaves it out.
+        identity_key: the deployment's, which mints ids.
+        event_ahead_us: how far in the future an event may lie; None = not checked.
+        messages_one_in: of so many kept messages one is decrypted; 1 = all.
+        chain: whose head is compared, and whose blocks are audited where it can be; None leaves it out.
         watermark: the head that the signer remembers, if it remembers one.
     """
 
@@ -42,6 +48,9 @@ class Fsck:
         log_key: VerifierKey,
         access_bytes: Callable[[AccessRecord], bytes],
         *,
+        identity_key: bytes,
+        event_ahead_us: int | None = None,
+        messages_one_in: int = 1,
         chain: ChainBackend | None = None,
         watermark: TreeHead | None = None,
     ) -> None:
@@ -49,6 +58,9 @@ class Fsck:
         self._wrapper = wrapper
         self._key = log_key
         self._access_bytes = access_bytes
+        self._identity_key = identity_key
+        self._event_ahead_us = event_ahead_us
+        self._one_in = messages_one_in
         self._chain = chain
         self._watermark = watermark
         self.tally = Tally()
@@ -63,6 +75,8 @@ class Fsck:
         with self._database.transaction(read_only=True) as txn:
             yield from LogCheck(self._key, held, self.tally).run(txn)
             yield from RowCheck(self._wrapper, self._key.name, self._access_bytes, self.tally).run(txn)
+            yield from ProjectionCheck(self._identity_key, self._event_ahead_us, self.tally).run(txn)
+            yield from MessageCheck(self._wrapper, self._one_in, self.tally).run(txn)
             yield from _totals(txn, self.tally)
             anchored = self._greatest_anchor(txn)
         yield from self._on_chain(anchored)
@@ -78,6 +92,9 @@ class Fsck:
                 held.append(HeldHead(f"the head on chain {name}", TreeHead(head.size, head.root.value)))
         return held
 
+    def _audited(self) -> None:
+        self.tally.checked["blocks"] += 1
+
     def _greatest_anchor(self, txn: Transaction) -> int:
         if self._chain is None:
             return 0
@@ -86,6 +103,10 @@ class Fsck:
         return row.size if row is not None and row.state == AnchorState.FINAL else 0
 
     def _on_chain(self, anchored: int) -> Iterator[Finding]:
+        holds_all: object = self._chain
+        if isinstance(holds_all, Auditable):
+            for fault in holds_all.audit(self._audited):
+                yield Finding("chain", fault.code, fault.message, place=fault.place)
         if self._chain is None or not anchored:
             return
         head = self._chain.read_anchor(LogId.of_origin(self._key.name), sight=Sight.FINAL)

@@ -36,6 +36,8 @@ Parameters = Mapping[str, Any]
 Row = tuple[Any, ...]
 
 _SQLITE: Final = sqlite.dialect()
+_CLAIMS: Final = 1212761427  # the advisory locks that are claims, apart from those of bridge.store.postgresql
+_CLAIM_SLOTS: Final = 1 << 31
 _POSTGRESQL: Final = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
 
 
@@ -95,6 +97,47 @@ def rows_parameter(parameter: str, /, **row_types: sa.types.TypeEngine[Any]) -> 
     """
     element = _RowsParameter(parameter, row_types)
     return element.table_valued(*[sa.column(name, type_) for name, type_ in row_types.items()], name=parameter)
+
+
+class _Claimed(FunctionElement[bool]):
+    name = "claimed"
+    type = sa.Boolean()
+    inherit_cache = True
+
+
+class _Released(FunctionElement[bool]):
+    name = "released"
+    type = sa.Boolean()
+    inherit_cache = True
+
+
+@compiles(_Claimed, "postgresql")
+def _claimed_postgresql(element: _Claimed, compiler: Any, **options: Any) -> str:
+    return f"pg_try_advisory_lock({_CLAIMS}, mod({compiler.process(element.clauses, **options)}, {_CLAIM_SLOTS})::int)"
+
+
+@compiles(_Released, "postgresql")
+def _released_postgresql(element: _Released, compiler: Any, **options: Any) -> str:
+    return f"pg_advisory_unlock({_CLAIMS}, mod({compiler.process(element.clauses, **options)}, {_CLAIM_SLOTS})::int)"
+
+
+@compiles(_Claimed, "sqlite")
+@compiles(_Released, "sqlite")
+def _alone_sqlite(_element: _Claimed | _Released, _compiler: Any, **_options: Any) -> str:
+    return "1"
+
+
+def claimed(key: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    """Whether this session has, or now gets, a surrogate key's claim, which it keeps until :func:`released` or its own end.
+
+    On SQLite always: its one worker claims nothing.
+    """
+    return _Claimed(key)
+
+
+def released(key: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    """Gives a claim of this session back."""
+    return _Released(key)
 
 
 def insert(table: sa.Table) -> postgresql.Insert:
@@ -240,6 +283,11 @@ class Statement:
         if found is None:
             found = self._compiled[dialect] = Compiled(self._constructs[dialect], dialect)
         return found
+
+
+def either(postgresql: sa.Executable, sqlite: sa.Executable) -> Statement:
+    """One question about tables that each database has in a form of its own."""
+    return Statement(postgresql, sqlite=sqlite)
 
 
 def first_of_each(key: sa.Column[int], value: sa.Column[int], *, keys: str, limit: str) -> Statement:

@@ -75,6 +75,11 @@ _DELETE_STRINGS: Final = Statement(
         sa.tuple_(*resource_string.c).in_(sa.select(*_strings.c)),
     )
 )
+_ALL_CURRENT: Final = Statement(
+    sa.select(*[resource.c[name] for name in _COLUMNS], _version.body, _version.leaf_id, resource.c.index_digest)
+    .join_from(resource, resource_version, _current)
+    .order_by(resource.c.resource_key)
+)
 _MOVE_PATIENT: Final = Statement(
     sa.update(resource)
     .values(patient_key=sa.bindparam("after"))
@@ -138,12 +143,12 @@ def write(txn: Transaction, writes: Sequence[ResourceWrite]) -> None:
     if changed:
         rows = []
         for write, digest in zip(changed, _lock_unmoved(txn, changed), strict=True):
-            new_digest = _index_digest(write)
+            new_digest = index_digest(write.terms, write.strings)
             if new_digest != digest:
                 reindexed.append(write)
             rows.append((*write.row[_FIRST_CHANGEABLE:_WIDTH], new_digest, write.row.resource_key))
         txn.update_rows(resource, ("resource_key",), _CHANGEABLE, rows)
-    txn.insert_rows(resource, [(*write.row[:_WIDTH], _index_digest(write)) for write in created])
+    txn.insert_rows(resource, [(*write.row[:_WIDTH], index_digest(write.terms, write.strings)) for write in created])
     txn.insert_rows(resource_version, [version for write in writes for version in write.versions])
     txn.insert_terms([(write.row.resource_key, write.row.type, write.terms) for write in created])
     txn.replace_terms([(write.row.resource_key, write.row.type, write.terms) for write in reindexed])
@@ -160,10 +165,10 @@ def _lock_unmoved(txn: Transaction, changed: Sequence[ResourceWrite]) -> list[in
     return [row[2] for row in found]
 
 
-def _index_digest(write: ResourceWrite) -> int:
+def index_digest(terms: Sequence[int], strings: Iterable[tuple[str, str]]) -> int:
     """Equal for equal terms and strings: most changes leave the index as it is, and so need not touch it."""
-    data = int8_array_data(write.terms)
-    for pair in write.strings:
+    data = int8_array_data(terms)
+    for pair in strings:
         data += "\0".join(pair).encode() + b"\0\0"
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big", signed=True)
 
@@ -205,6 +210,12 @@ def stream_versions(txn: Transaction, *, chunk: int = 1000) -> Iterator[list[Ver
     """All versions of all resources by (resource_key, version), for ``fsck``."""
     for rows in txn.stream(_ALL_VERSIONS, {}, chunk):
         yield [version_row(row) for row in rows]
+
+
+def stream_current(txn: Transaction, *, chunk: int = 1000) -> Iterator[list[tuple[ResourceRow, int]]]:
+    """All resources with their current bytes, each with its index digest, by key, for ``fsck``."""
+    for rows in txn.stream(_ALL_CURRENT, {}, chunk):
+        yield [(_resource(row[:-1]), row[-1]) for row in rows]
 
 
 def _resource(row: Row) -> ResourceRow:

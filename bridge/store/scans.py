@@ -10,9 +10,18 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
+from bridge.mapping.operations import IdentityKey
 from bridge.store.database import Transaction
-from bridge.store.dialect import Statement, constant, rows_parameter
-from bridge.store.rows import AccessRecord, AnchorRow, CheckpointRow, ConsentStateRow, LinkEventRow, PendingLeaf
+from bridge.store.dialect import Statement, constant, either, rows_parameter
+from bridge.store.rows import (
+    AccessRecord,
+    AnchorRow,
+    CheckpointRow,
+    ConsentStateRow,
+    LinkEventRow,
+    PendingLeaf,
+    RawMessageRow,
+)
 from bridge.store.schema import (
     BIGINT,
     BYTES,
@@ -21,10 +30,15 @@ from bridge.store.schema import (
     checkpoint,
     commitment,
     consent_state,
+    identity,
     leaf_pending,
     link_event,
     log_subtree,
+    raw_message,
     resource,
+    resource_index,
+    resource_string,
+    resource_term,
     resource_version,
 )
 
@@ -41,6 +55,14 @@ class ResourceFacts(NamedTuple):
     deleted: bool
     content_digest: bytes
     patient_key: int | None
+
+
+class IndexRows(NamedTuple):
+    """What the search index holds of one resource; ``types`` are those that its rows name."""
+
+    terms: list[int]
+    strings: set[tuple[str, str]]
+    types: set[str]
 
 
 class ConsentLeaf(NamedTuple):
@@ -127,11 +149,91 @@ _ANCHORS: Final = Statement(
 _SUBTREES: Final = Statement(
     sa.select(sa.func.count()).select_from(log_subtree).where(log_subtree.c.origin == sa.bindparam("origin"))
 )
+_TERMS: Final = either(
+    postgresql=sa.select(
+        resource_index.c.resource_key, resource_index.c.type, sa.func.unnest(resource_index.c.terms)
+    ).join_from(_keys, resource_index, resource_index.c.resource_key == _keys.c.key),
+    sqlite=sa.select(resource_term.c.resource_key, sa.null(), resource_term.c.term).join_from(
+        _keys, resource_term, resource_term.c.resource_key == _keys.c.key
+    ),
+)
+_STRINGS: Final = Statement(
+    sa.select(resource_string).join_from(_keys, resource_string, resource_string.c.resource_key == _keys.c.key)
+)
+
+
+def _without_resource(key: sa.Column[int]) -> sa.Select[Any]:
+    return sa.select(key).outerjoin_from(key.table, resource, _r.resource_key == key).where(_r.resource_key.is_(None))
+
+
+_INDEX_ORPHANS: Final = either(
+    postgresql=sa.union(
+        _without_resource(resource_index.c.resource_key), _without_resource(resource_string.c.resource_key)
+    ),
+    sqlite=sa.union(_without_resource(resource_term.c.resource_key), _without_resource(resource_string.c.resource_key)),
+)
+_NAMES: Final = Statement(sa.select(identity).join_from(_keys, identity, identity.c.resource_key == _keys.c.key))
+_DANGLING: Final = Statement(
+    sa.select(identity.c.resource_key, sa.func.count())
+    .outerjoin_from(identity, resource, _r.resource_key == identity.c.resource_key)
+    .where(_r.resource_key.is_(None))
+    .group_by(identity.c.resource_key)
+    .having(sa.func.count() > 1)
+)
+_RAW: Final = Statement(
+    sa.select(raw_message).where(raw_message.c.raw_key % sa.bindparam("one_in") == sa.bindparam("rest"))
+)
 
 
 def resource_facts(txn: Transaction, keys: Collection[int]) -> dict[int, ResourceFacts]:
     """Resources by key."""
     return {row[0]: _facts(row) for row in txn.execute(_FACTS, {"keys": set(keys)})} if keys else {}
+
+
+def index_rows(txn: Transaction, keys: Collection[int]) -> dict[int, IndexRows]:
+    """The index rows of resources, by key; a resource without any is left out."""
+    found: dict[int, IndexRows] = {}
+    if not keys:
+        return found
+    for key, kind, term in txn.execute(_TERMS, {"keys": set(keys)}):
+        rows = found.setdefault(key, IndexRows([], set(), set()))
+        rows.terms.append(term)
+        if kind is not None:
+            rows.types.add(kind)
+    for kind, parameter, value, key in txn.execute(_STRINGS, {"keys": set(keys)}):
+        rows = found.setdefault(key, IndexRows([], set(), set()))
+        rows.strings.add((parameter, value))
+        rows.types.add(kind)
+    return found
+
+
+def stream_index_orphans(txn: Transaction, *, chunk: int) -> Iterator[list[int]]:
+    """Keys in the search index without a resource."""
+    for rows in txn.stream(_INDEX_ORPHANS, {}, chunk):
+        yield [row[0] for row in rows]
+
+
+def names(txn: Transaction, keys: Collection[int]) -> dict[int, list[IdentityKey]]:
+    """All names of resources, by key."""
+    found: dict[int, list[IdentityKey]] = {}
+    for row in txn.execute(_NAMES, {"keys": set(keys)}) if keys else ():
+        found.setdefault(row[4], []).append(IdentityKey._make(row[:4]))
+    return found
+
+
+def stream_dangling_names(txn: Transaction, *, chunk: int) -> Iterator[list[tuple[int, int]]]:
+    """(key, number of names) of keys that several names lead to and no resource has.
+
+    One name alone may be reserved for something that was referred to and has not come yet.
+    """
+    for rows in txn.stream(_DANGLING, {}, chunk):
+        yield [(row[0], row[1]) for row in rows]
+
+
+def stream_raw_messages(txn: Transaction, *, one_in: int, rest: int, chunk: int) -> Iterator[list[RawMessageRow]]:
+    """Raw messages whose key leaves ``rest`` when divided by ``one_in``, in no order."""
+    for rows in txn.stream(_RAW, {"one_in": one_in, "rest": rest}, chunk):
+        yield [RawMessageRow._make(row) for row in rows]
 
 
 def stream_without_current_version(txn: Transaction, *, chunk: int) -> Iterator[list[ResourceFacts]]:

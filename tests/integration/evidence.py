@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from adapters.chains.local import LocalChain
 from bridge.access.journal import record_bytes
 from bridge.keys.ed25519 import Ed25519Signer
+from bridge.keys.ports import KeyPurpose
 from bridge.ledger.chain import ChainBackend
 from bridge.ledger.note import VerifierKey
 from bridge.ledger.policy import LocalChainPolicy, Policy
@@ -76,7 +77,16 @@ class Evidence:
         chain = self.chain if outside else None
         watermark = self.watermark.read() if outside else None
         database = self._database
-        return Fsck(database, KEYS, LOG_KEY, record_bytes, chain=chain, watermark=watermark)
+        return Fsck(
+            database,
+            KEYS,
+            LOG_KEY,
+            record_bytes,
+            identity_key=KEYS.secret_key(KeyPurpose.IDENTITY).reveal(),
+            event_ahead_us=86_400_000_000,
+            chain=chain,
+            watermark=watermark,
+        )
 
     # behind the bridge's back
 

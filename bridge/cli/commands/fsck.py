@@ -11,6 +11,7 @@ from bridge.cli.deployment import Deployment, open_deployment
 from bridge.cli.errors import CHECK_FAILED
 from bridge.cli.invocation import Invocation, json_option, pass_invocation
 from bridge.cli.stores import opened_store
+from bridge.keys.ports import KeyPurpose
 from bridge.ledger.watermark import FileWatermark
 from bridge.pipeline.findings import Finding, Tally
 from bridge.pipeline.fsck import Fsck
@@ -21,14 +22,22 @@ from bridge.pipeline.fsck import Fsck
 @click.option(
     "--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="Findings shown; all are counted."
 )
+@click.option(
+    "--messages-one-in",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Of so many kept messages one is decrypted, others at each run; for large stores.",
+)
 @json_option
 @pass_invocation
-def command(invocation: Invocation, without_chain: bool, limit: int) -> int:
+def command(invocation: Invocation, without_chain: bool, limit: int, messages_one_in: int) -> int:
     """Check the whole store: derive everything again, from the stored bytes to the head on the chain.
 
     Every version, link, consent state and access record is held against its leaf, every leaf against its row, the leaves
-    against roots, signed checkpoints, anchors, the signer's watermark and the chain, and the totals of all sources
-    against what is kept. A finding names table, resource and version, and never content. Reads only; runs beside a
+    against roots, signed checkpoints, anchors, the signer's watermark and the chain, every block of the operator's own
+    chain against the one before, search rows, names and units' states against the stored bytes, kept messages against
+    their keys, and the totals of all sources against what is kept. A finding names table, resource and version, and never content. Reads only; runs beside a
     working bridge. Exit code 1 if anything is found.
 
     \b
@@ -45,6 +54,9 @@ def command(invocation: Invocation, without_chain: bool, limit: int) -> int:
                 deployment.keys,
                 deployment.log_key(),
                 record_bytes,
+                identity_key=deployment.keys.secret_key(KeyPurpose.IDENTITY).reveal(),
+                event_ahead_us=deployment.event_ahead_us,
+                messages_one_in=messages_one_in,
                 chain=chain,
                 watermark=FileWatermark(deployment.settings.log.watermark, origin).read(),
             )

@@ -13,6 +13,7 @@ from hashlib import sha256
 import pytest
 from pydantic import ValidationError
 
+from adapters.chains import local
 from adapters.chains.local import LocalChain, LocalChainSettings, adapter
 from bridge.errors import Forbidden, Unavailable
 from bridge.keys.ed25519 import Ed25519Signer
@@ -175,3 +176,95 @@ def test_settings_are_strict(settings) -> None:
     """Missing, malformed and unknown settings are refused."""
     with pytest.raises(ValidationError):
         LocalChainSettings.model_validate(settings)
+
+
+def words(number: int) -> list[ConsentWrite]:
+    return [
+        ConsentWrite(Handle(bytes([number, at]) * 16), ConsentWord.revoked(1, PolicyTag(bytes(16)))) for at in (1, 2)
+    ]
+
+
+@pytest.fixture
+def long_chain(chain, tmp_path, monkeypatch):
+    """Six blocks: the first one, three anchors of one log, two batches of words; read two at a time, triggers off."""
+    monkeypatch.setattr(local, "_PAGE", 2)
+    for size in (1, 2, 5):
+        chain.send(chain.prepare_anchors([anchor(size)], []))
+    for number in (7, 8):
+        chain.send(chain.prepare_consents(words(number), []))
+    db = sqlite3.connect(tmp_path / "chain.sqlite", isolation_level=None)
+    db.execute("DROP TRIGGER block_kept")
+    db.execute("DROP TRIGGER block_fixed")
+    yield chain, db
+    db.close()
+
+
+def test_an_untouched_chain_is_in_order(long_chain) -> None:
+    """Every block is looked at once, and nothing is found, also where a word was written twice in one batch."""
+    chain, _ = long_chain
+    handle = Handle(b"h" * 32)
+    twice = [ConsentWrite(handle, ConsentWord.granted(version, None, PolicyTag(bytes(16)))) for version in (1, 2)]
+    chain.send(chain.prepare_consents(twice, []))
+    seen = []
+
+    assert list(chain.audit(lambda: seen.append(1))) == []
+    assert len(seen) == 7
+
+
+def signed(body: bytes) -> tuple[bytes, bytes]:
+    return sha256(DOMAIN + body).digest(), CHAIN_SIGNER.sign(DOMAIN + body)
+
+
+def resigned(db, number: int, old: bytes, new: bytes) -> None:
+    """The operator, who has the key, writes another block in the place of one."""
+    body = db.execute("SELECT body FROM block WHERE number = ?", (number,)).fetchone()[0]
+    assert old in body
+    digest, signature = signed(body.replace(old, new))
+    db.execute(
+        "UPDATE block SET body = ?, hash = ?, signature = ? WHERE number = ?",
+        (body.replace(old, new), digest, signature, number),
+    )
+
+
+TAMPERED = {
+    "a byte": ("UPDATE block SET body = CAST(replace(body, '\"v\":1', '\"v\":3') AS BLOB) WHERE number = 2",
+               {("block-not-signed", "block 2"), ("block-hash-differs", "block 2")}),
+    "another key's signature": ("UPDATE block SET signature = zeroblob(64) WHERE number = 1", {("block-not-signed", "block 1")}),
+    "another hash": ("UPDATE block SET hash = zeroblob(32) WHERE number = 1",
+                     {("block-hash-differs", "block 1"), ("block-not-linked", "block 2")}),
+    "another time": ("UPDATE block SET time_us = 5 WHERE number = 3", {("block-differs", "block 3"), ("block-earlier", "block 3")}),
+    "a block taken away": ("DELETE FROM block WHERE number = 2", {("block-missing", "block 3"), ("block-not-linked", "block 3")}),
+    "no block at all": ("UPDATE block SET body = 'text' WHERE number = 0",
+                        {("block-not-signed", "block 0"), ("block-hash-differs", "block 0"), ("block-malformed", "block 0")}),
+    "an older head": ("UPDATE anchored SET size = 2, block = 2", {("chain-state-differs", f"anchored {LOG}")}),
+    "another root": ("UPDATE anchored SET root = zeroblob(32)", {("chain-state-differs", f"anchored {LOG}")}),
+    "a word undone": (f"UPDATE consent SET word = zeroblob(32) WHERE handle = x'{'0701' * 16}'",
+                      {("chain-state-differs", f"consent {'0701' * 16}")}),
+    "a word taken away": (f"DELETE FROM consent WHERE handle = x'{'0702' * 16}'",
+                          {("chain-state-differs", f"consent {'0702' * 16}")}),
+    "a word that no block wrote": ("INSERT INTO consent VALUES (zeroblob(32), zeroblob(32), 4)",
+                                   {("chain-state-differs", f"consent {'00' * 32}")}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_what_was_changed_in_the_file_is_named(long_chain, name) -> None:
+    """Also in blocks far behind the last one, which alone is checked when the file is opened."""
+    chain, db = long_chain
+    statement, expected = TAMPERED[name]
+    db.execute("PRAGMA foreign_keys = OFF")
+    assert db.execute(statement).rowcount == 1
+
+    found = {(fault.code, fault.place) for fault in chain.audit()}
+
+    # an older head contradicts itself and what later blocks wrote; the rows of a block that is gone have no block
+    assert expected <= found
+    assert all(code == "chain-state-differs" for code, _ in found - expected)
+
+
+def test_a_block_signed_anew_breaks_the_link(long_chain) -> None:
+    """Even who has the key can't exchange a block without every later one."""
+    chain, db = long_chain
+    resigned(db, 2, b'"size":2', b'"size":3')
+
+    assert [(fault.code, fault.place) for fault in chain.audit()] == [("block-not-linked", "block 3")]
