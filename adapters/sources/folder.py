@@ -12,15 +12,18 @@ import asyncio
 import errno
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from bridge.config.adapters import AdapterSpec
-from bridge.errors import BridgeError, Incorrect
+from bridge.errors import BridgeError, Incorrect, Unavailable
 from bridge.hl7v2.batch import split_messages
-from bridge.pipeline.ports import ContentKind, Intake, RawMessage
+from bridge.pipeline.ports import ContentKind, Intake, RawMessage, Receipt
+from bridge.telemetry import metrics
 from bridge.telemetry.stop import Stop
 
 _log = structlog.get_logger(__name__)
@@ -43,6 +46,11 @@ class FolderSettings(BaseModel):
     interval_seconds: float = Field(default=1, gt=0, description="How often to look.")
     once: bool = Field(default=False, description="Stop when the folder is empty.")
     max_file_bytes: int = Field(default=256 * 2**20, gt=0, description="Larger files are refused.")
+    stop_timeout_seconds: float = Field(
+        default=5,
+        ge=0,
+        description="How long messages under way may take to become durable once stopping was asked for.",
+    )
 
 
 class FolderListener:
@@ -53,9 +61,15 @@ class FolderListener:
         self._settings = settings
         self._taken: dict[Path, tuple[_Identity, Path]] = {}  # durable, but not to be moved so far; and where to
         self._troubles: dict[Path, str] = {}  # said once each, not at every look
+        self._messages_in = metrics.LISTENER_MESSAGES.labels(name)
+        self._bytes_in = metrics.LISTENER_BYTES.labels(name)
+        self._too_large = metrics.OVER_LIMIT.labels(name, metrics.Limit.SIZE)
 
     async def run(self, intake: Intake, stop: Stop) -> None:
         """Takes files until ``stop`` is set, or until the folder is empty if told ``once``.
+
+        Once stopping was asked for, messages under way have ``stop_timeout_seconds`` to become durable; a file that is not
+        done then stays where it is.
 
         A file or folder that the system refuses for now (permissions, a share that went away) is tried again at every look
         and holds up no other file.
@@ -124,12 +138,14 @@ class FolderListener:
             messages = await asyncio.to_thread(self._messages, file)
         except Incorrect as error:
             refused = error
+        self._messages_in.inc(len(messages))
+        self._bytes_in.inc(sum(len(message.content) for message in messages))
         for start in range(0, len(messages), _IN_FLIGHT):
             waiting = messages[start : start + _IN_FLIGHT]
             while waiting:
                 if stop.is_set:
                     return None
-                waiting, never = await self._offer(waiting, intake)
+                waiting, never = await self._offer(waiting, intake, stop)
                 refused = refused or never
                 if waiting:
                     await _sleep(self._settings.interval_seconds, stop)
@@ -138,9 +154,11 @@ class FolderListener:
         _log.error("file-refused", listener=self.name, code=refused.code)
         return self._settings.refused or self._settings.path / "refused"
 
-    async def _offer(self, messages: list[RawMessage], intake: Intake) -> tuple[list[RawMessage], Incorrect | None]:
+    async def _offer(
+        self, messages: list[RawMessage], intake: Intake, stop: Stop
+    ) -> tuple[list[RawMessage], Incorrect | None]:
         """Those of ``messages`` that are to be offered again later, and why one of the others never can be accepted."""
-        answers = await asyncio.gather(*map(intake.accept, messages), return_exceptions=True)
+        answers = await self._answers(messages, intake, stop)
         later: dict[str, list[RawMessage]] = {}
         refused = None
         for message, answer in zip(messages, answers, strict=True):
@@ -154,8 +172,30 @@ class FolderListener:
             _log.warning("file-waits", listener=self.name, code=code, messages=len(delayed))
         return [message for delayed in later.values() for message in delayed], refused
 
+    async def _answers(
+        self, messages: list[RawMessage], intake: Intake, stop: Stop
+    ) -> Sequence[Receipt | BaseException]:
+        """What the intake said to each; where it is still silent some time after ``stop``, that it is."""
+        offers = [asyncio.ensure_future(intake.accept(message)) for message in messages]
+        answered = asyncio.gather(*offers, return_exceptions=True)
+        stopping = asyncio.ensure_future(stop.wait_async())
+        try:
+            either: set[asyncio.Future[Any]] = {answered, stopping}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not answered.done():
+                await asyncio.wait({answered}, timeout=self._settings.stop_timeout_seconds)
+            if answered.done():
+                return answered.result()
+            answered.cancel()
+            await asyncio.wait({answered}, timeout=1)
+            return [Unavailable("intake-silent", "The intake did not answer before the stop.")] * len(messages)
+        finally:
+            stopping.cancel()
+            answered.cancel()
+
     def _messages(self, file: Path) -> list[RawMessage]:
         if file.stat().st_size > self._settings.max_file_bytes:
+            self._too_large.inc()
             raise Incorrect(
                 "file-too-large", "A file is larger than max_file_bytes.", remedy="Split it, or raise the limit."
             )

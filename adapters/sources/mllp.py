@@ -34,6 +34,7 @@ from bridge.hl7v2.message import read_msh, without_framing
 from bridge.hl7v2.mllp import KEPT_OF_TOO_LARGE, Frame, FrameReader, Stray, frame
 from bridge.hl7v2.write import AckCode, AckError, acknowledge
 from bridge.pipeline.ports import ContentKind, Intake, RawMessage
+from bridge.telemetry import metrics
 from bridge.telemetry.failpoints import failpoint
 from bridge.telemetry.stop import Stop
 
@@ -107,11 +108,28 @@ class MllpSettings(BaseModel):
     )
 
 
+class _Counts:
+    """The metrics of one listener, with its label applied once."""
+
+    def __init__(self, name: str) -> None:
+        self.open = metrics.CONNECTIONS_OPEN.labels(name)
+        self.let_in = metrics.CONNECTIONS_ACCEPTED.labels(name)
+        self.refused = metrics.CONNECTIONS_REFUSED.labels(name)
+        self.messages = metrics.LISTENER_MESSAGES.labels(name)
+        self.bytes = metrics.LISTENER_BYTES.labels(name)
+        self.accepted = metrics.ACKNOWLEDGEMENTS.labels(name, metrics.Acknowledgement.ACCEPTED)
+        self.rejected = metrics.ACKNOWLEDGEMENTS.labels(name, metrics.Acknowledgement.REJECTED)
+        self.unanswered = metrics.ACKNOWLEDGEMENTS.labels(name, metrics.Acknowledgement.NONE)
+        self.too_large = metrics.OVER_LIMIT.labels(name, metrics.Limit.SIZE)
+        self.too_slow = metrics.OVER_LIMIT.labels(name, metrics.Limit.TIME)
+
+
 class MllpListener:
     """See :class:`bridge.pipeline.ports.Listener`."""
 
     def __init__(self, name: str, settings: MllpSettings) -> None:
         self.name = name
+        self._counts = _Counts(name)
         self._settings = settings
         self._bound: asyncio.Event = asyncio.Event()
         self._connections: dict[_Connection, asyncio.Task[None]] = {}
@@ -133,17 +151,21 @@ class MllpListener:
         tls = settings.tls.context() if settings.tls else None
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            connection = _Connection(self.name, settings, intake, stop, reader, writer)
+            connection = _Connection(self.name, settings, intake, stop, reader, writer, self._counts)
             task = asyncio.current_task()
             assert task is not None
             if len(self._connections) >= settings.max_connections or stop.is_set:
                 _log.warning("mllp-connection-refused", listener=self.name, open=len(self._connections))
+                self._counts.refused.inc()
                 writer.transport.abort()
                 return
             self._connections[connection] = task
+            self._counts.let_in.inc()
+            self._counts.open.inc()
             try:
                 await connection.serve()
             finally:
+                self._counts.open.dec()
                 del self._connections[connection]
 
         try:
@@ -195,6 +217,7 @@ class _Connection:
         stop: Stop,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        counts: _Counts,
     ) -> None:
         self._listener = listener
         self._settings = settings
@@ -202,6 +225,7 @@ class _Connection:
         self._stop = stop
         self._reader = reader
         self._writer = writer
+        self._counts = counts
         self._frames = FrameReader(settings.max_message_bytes)
         self._loop = asyncio.get_running_loop()
         self._quiet_since = self._loop.time()
@@ -241,6 +265,8 @@ class _Connection:
                 return b""
             if not self._stop.is_set:
                 half = self._frames.inside
+                if half:
+                    self._counts.too_slow.inc()
                 self._report("mllp-message-too-slow" if half else "mllp-idle", half=half)
             return None
         finally:
@@ -267,12 +293,18 @@ class _Connection:
             self._report("mllp-stray-bytes", bytes=found.count)
             return True
         self._stray = 0
+        self._counts.messages.inc()
+        self._counts.bytes.inc(found.size)
         try:
             error = await self._refusal(found)
             failpoint("mllp.before-acknowledge")
+        except asyncio.CancelledError:
+            self._counts.unanswered.inc()
+            raise
         except Exception as failure:  # noqa: BLE001 - whatever it was, nothing was stored: silence, so that it is sent again
             code = failure.code if isinstance(failure, BridgeError) else type(failure).__name__
             self._report("mllp-not-stored", code=code)
+            self._counts.unanswered.inc()
             return False
         answer = acknowledge(
             found.content,
@@ -282,6 +314,7 @@ class _Connection:
             error=error,
         )
         self._writer.write(frame(answer))
+        (self._counts.accepted if error is None else self._counts.rejected).inc()
         async with asyncio.timeout(self._settings.read_timeout_seconds):
             await self._writer.drain()
         self._quiet_since = self._loop.time()
@@ -290,6 +323,8 @@ class _Connection:
     async def _refusal(self, found: Frame) -> AckError | None:
         """Hands the message to the intake; answers why it can never be accepted, or None once it is durable."""
         code = "message-too-large" if found.too_large else ""
+        if code:
+            self._counts.too_large.inc()
         if not code:
             try:
                 read_msh(without_framing(found.content[:KEPT_OF_TOO_LARGE]))

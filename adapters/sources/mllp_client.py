@@ -70,7 +70,7 @@ class MllpSender:
         Raises:
             Unavailable: ``mllp-unreachable``, no connection; ``mllp-no-answer``, the listener closed or stayed silent:
                 whether it has the message is not known, so send it again.
-            Incorrect, Unsupported: the answer is no HL7 v2 message (as ``bridge.hl7v2.message.parse``).
+            Incorrect: the answer is no HL7 v2 message (as ``bridge.hl7v2.message.parse``); its charset is never the cause.
         """
         try:
             async with asyncio.timeout(self._timeout):
@@ -129,7 +129,8 @@ class MllpSender:
 
 
 def _read(raw: bytes) -> Acknowledgement:
-    answer = parse(raw)
+    # MSA and the codes of ERR are ASCII whatever MSH-18 says; read as one byte a character, no charset is unknown or wrong.
+    answer = parse(raw, charset="8859/1")
     msa, err = answer.segment("MSA"), answer.segment("ERR")
     error = (err and err.get(8)) or (msa and msa.get(3)) or ""
     code, control_id = (msa.get(1) or "", msa.get(2) or "") if msa else ("", "")

@@ -59,6 +59,21 @@ class Interaction(StrEnum):
     OTHER = "other"
 
 
+class Acknowledgement(StrEnum):
+    """What a sender was told of a message."""
+
+    ACCEPTED = "AA"
+    REJECTED = "AR"
+    NONE = "none"  # not stored: the connection was closed without a word
+
+
+class Limit(StrEnum):
+    """Limits that keep a message out."""
+
+    SIZE = "size"
+    TIME = "time"
+
+
 STAGE_BUCKETS: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 DELAY_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -126,6 +141,39 @@ LEAVES_PENDING: Final = Gauge("hiebridge_leaves_pending", "Leaves that have no i
 OUTBOX_WAITING: Final = Gauge(
     "hiebridge_outbox_waiting", "Entries not yet acknowledged.", ["destination"], registry=REGISTRY
 )
+CONNECTIONS_OPEN: Final = Gauge(
+    "hiebridge_listener_connections_open", "Connections of a listener that are open now.", ["source"], registry=REGISTRY
+)
+CONNECTIONS_ACCEPTED: Final = Counter(
+    "hiebridge_listener_connections_accepted", "Connections that a listener has let in.", ["source"], registry=REGISTRY
+)
+CONNECTIONS_REFUSED: Final = Counter(
+    "hiebridge_listener_connections_refused",
+    "Connections closed at once: too many, or the listener was stopping.",
+    ["source"],
+    registry=REGISTRY,
+)
+LISTENER_MESSAGES: Final = Counter(
+    "hiebridge_listener_messages_received",
+    "Whole messages that reached a listener, refused ones included; those sent again count again.",
+    ["source"],
+    registry=REGISTRY,
+)
+LISTENER_BYTES: Final = Counter(
+    "hiebridge_listener_received_bytes", "Bytes of those messages, without framing.", ["source"], registry=REGISTRY
+)
+ACKNOWLEDGEMENTS: Final = Counter(
+    "hiebridge_listener_acknowledgements",
+    "What senders were told of their messages.",
+    ["source", "acknowledgement"],
+    registry=REGISTRY,
+)
+OVER_LIMIT: Final = Counter(
+    "hiebridge_listener_messages_over_limit",
+    "Messages or files that were larger, or messages that took longer to come in, than the listener allows.",
+    ["source", "limit"],
+    registry=REGISTRY,
+)
 CHECKPOINT_AGE: Final = Gauge(
     "hiebridge_checkpoint_age_seconds",
     "Since the newest signed checkpoint; NaN where the process does not know, as for the next two.",
@@ -154,6 +202,13 @@ METRICS: Final[tuple[MetricWrapperBase, ...]] = (
     LOG_LEAVES,
     LEAVES_PENDING,
     OUTBOX_WAITING,
+    CONNECTIONS_OPEN,
+    CONNECTIONS_ACCEPTED,
+    CONNECTIONS_REFUSED,
+    LISTENER_MESSAGES,
+    LISTENER_BYTES,
+    ACKNOWLEDGEMENTS,
+    OVER_LIMIT,
     CHECKPOINT_AGE,
     ANCHOR_AGE,
     CHAIN_HEAD_AGE,
@@ -170,6 +225,8 @@ LABEL_VALUES: Final = {
     "decision": ", ".join(Decision),
     "destination": "chain, kafka, sink, peer",
     "code": "codes of alarms",
+    "acknowledgement": ", ".join(Acknowledgement),
+    "limit": ", ".join(Limit),
 }
 
 

@@ -75,18 +75,6 @@ def test_a_file_stays_until_all_its_messages_are_durable(tmp_path: Path) -> None
     assert names(tmp_path) == ["done/a.hl7"]
 
 
-def test_what_can_never_be_accepted_is_set_aside_and_harms_no_other_file(tmp_path: Path) -> None:
-    """The refused file goes to `refused`, the next one is taken."""
-    (tmp_path / "a.hl7").write_bytes(b"MSH|^~\\&|\0never\r")
-    (tmp_path / "b.hl7").write_bytes(b"MSH|^~\\&|B\r")
-    keeper = Keeper()
-
-    run(tmp_path, keeper)
-
-    assert [raw.content for raw in keeper.kept] == [b"MSH|^~\\&|B\r"]
-    assert names(tmp_path) == ["done/b.hl7", "refused/a.hl7"]
-
-
 def test_a_file_of_the_same_name_overwrites_nothing(tmp_path: Path) -> None:
     """Both stay in `done`."""
     for _ in range(2):
@@ -94,12 +82,6 @@ def test_a_file_of_the_same_name_overwrites_nothing(tmp_path: Path) -> None:
         run(tmp_path, Keeper())
 
     assert len(names(tmp_path)) == 2
-
-
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    """By its listener, with what to do."""
-    with pytest.raises(Incorrect, match="folder"):
-        run(tmp_path / "nowhere", Keeper())
 
 
 class Narrow:
