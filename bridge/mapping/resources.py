@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Json = Any
 
-_KEPT: Final = 20_000  # texts remembered a data type and process, before they are forgotten together
+_KEPT: Final = 4_000  # texts remembered a data type, before they are forgotten together: of up to some 4 kB each
 _CHAIN_KEYS: Final = ("from", "type")
 
 Made = tuple[dict[str, Json], tuple[Upsert, ...], tuple[tuple[Target, str, str], ...]]
