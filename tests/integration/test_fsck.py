@@ -11,17 +11,16 @@ from uuid import uuid4
 
 import pytest
 
-from bridge.access.journal import record_bytes
+from bridge.access.journal import Request, write_records
 from bridge.fhir.json import loads_stored
 from bridge.fhir.search.index import extract
 from bridge.keys.ports import WrappedKey
 from bridge.ledger.chain import LogId
 from bridge.ledger.checkpoint import sign_checkpoint
-from bridge.ledger.commitment import LeafKind, commit, derive_salt, leaf_data
+from bridge.ledger.commitment import commit, derive_salt, leaf_data
 from bridge.ledger.merkle import CompactRange, hash_leaf
 from bridge.pipeline import fsck_log, fsck_rows
-from bridge.record.commitments import EVENT_FORM
-from bridge.store import access, leaves, vault
+from bridge.store import leaves, scans, vault
 from bridge.store.resources import index_digest
 from bridge.store.rows import AccessRecord
 from tests.integration.evidence import SECRETS, SIGNER, Evidence, alter_one_byte, codes, consent
@@ -29,26 +28,19 @@ from tests.integration.hospital import KEYS, ORIGIN, Hospital, hl7, pid, pv1
 
 
 def read_by_someone(hospital: Hospital) -> None:
-    """One access record with its leaf, as the API writes it."""
+    """One request that touched a patient and nobody, with its leaf, as the API writes it."""
     key = hospital.key_of(hospital.patient("1"))
     with hospital.database.transaction() as txn:
         gathered = hospital.recorder.commitments(txn)
-        access_id = uuid4()
         row = AccessRecord(
-            access_id.bytes, txn.start_us, "dr", "ward", "north", "clinician", "TREAT", "read", "Patient", "x", key,
+            uuid4().bytes, txn.start_us, "dr", "ward", "north", "clinician", "TREAT", "read", "Patient", "x", key,
             "", "permit", "default", "", None, None, None, b"",
         )  # fmt: skip
-        leaf = gathered.add(
-            LeafKind.DISCLOSURE,
-            str(access_id),
-            1,
-            record_bytes(row),
-            owner=str(uuid4()),
-            form=EVENT_FORM,
-            subject_key=key,
-        )
-        access.put(txn, [row._replace(leaf_id=leaf)])
-        gathered.write(txn, hospital.recorder.record_keys)
+        other = row._replace(access_id=uuid4().bytes, patient_key=None)
+        [facts] = scans.resource_facts(txn, [key]).values()
+        organization = str(uuid4())
+        request = Request(organization, [(row, facts.record_uuid), (other, organization)])
+        write_records(txn, [request], gathered, hospital.recorder.record_keys)
 
 
 def test_an_untouched_store_is_in_order_at_every_moment(hospital: Hospital, evidence: Evidence) -> None:
@@ -223,6 +215,8 @@ ALTERATIONS: dict[str, tuple[Act, set[tuple[str, str]]]] = {
     "a consent state taken away": (_without("consent_state"), {("consent_state", "row-missing")}),
     "a revocation undone": (_roll_back_consent, {("consent_state", "state-older-than-leaf")}),
     "another actor": (_of("access_record", "actor", "nobody"), {("access_record", "bytes-differ")}),
+    "another hidden patient": (_of("access_record", "patient_key", 99), {("access_record", "bytes-differ")}),
+    "an access moved to another leaf": (_of("access_record", "leaf_id", b"x" * 16), {("access_record", "commitment-missing")}),
     "an access taken away": (_without("access_record"), {("access_record", "row-missing")}),
     "another context": (_of("commitment", "context", b"{}", kind="record-version"), {("resource_version", "commitment-differs")}),
     "a commitment taken away": (_without("commitment", kind="record-version"), {("resource_version", "commitment-missing"), ("log_leaf", "commitment-missing")}),
