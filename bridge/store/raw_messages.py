@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 
 from bridge.store.database import Transaction
-from bridge.store.dialect import Statement, constant, rows_parameter
+from bridge.store.dialect import Statement, claimed, constant, released, rows_parameter
 from bridge.store.rows import RawMessageRow
 from bridge.store.schema import BIGINT, TEXT
 from bridge.store.schema import raw_message as t
@@ -25,12 +25,17 @@ class RawCount(NamedTuple):
 
 _keys: Final = rows_parameter("keys", raw_key=BIGINT, received_us=BIGINT)
 _sources: Final = rows_parameter("sources", source=TEXT)
-_PEEK: Final = Statement(
+_oldest: Final = (
     sa.select(t)
     .where(t.c.state == constant("waiting"), t.c.source.in_(sa.select(_sources.c.source)))
     .order_by(t.c.received_us, t.c.raw_key)
-    .limit(sa.bindparam("count"))
+    .limit(sa.bindparam("within"))
+    .subquery("oldest")
 )
+# The limit within keeps the claims to the oldest, in their order; the limit around it ends them at the last one needed.
+_CLAIM: Final = Statement(sa.select(_oldest).where(claimed(_oldest.c.raw_key)).limit(sa.bindparam("count")))
+_CLAIM_WITHIN: Final = 16  # times as many as are wanted: so many workers may be at it
+_RELEASE: Final = Statement(sa.select(sa.func.count(released(_keys.c.raw_key))).select_from(_keys))
 _HOLD: Final = Statement(
     sa.select(t.c.raw_key)
     .where(
@@ -64,8 +69,19 @@ def insert(txn: Transaction, rows: Sequence[RawMessageRow]) -> None:
 
 
 def waiting(txn: Transaction, limit: int, sources: Collection[str]) -> list[RawMessageRow]:
-    """Up to ``limit`` waiting messages of ``sources``, oldest first; nobody is held off by looking."""
-    return [RawMessageRow._make(row) for row in txn.execute(_PEEK, {"count": limit, "sources": set(sources)})]
+    """Up to ``limit`` waiting messages of ``sources``, oldest first, without those that another session claims.
+
+    They are claimed for this session, beyond the transaction, until :func:`release` or the session's end: nobody else sees
+    them. A claim saves work and is no promise: only :func:`hold_waiting` says that a message still waits.
+    """
+    given = {"count": limit, "within": limit * _CLAIM_WITHIN, "sources": set(sources)}
+    return [RawMessageRow._make(row) for row in txn.execute(_CLAIM, given)]
+
+
+def release(txn: Transaction, keys: Collection[tuple[int, int]]) -> None:
+    """Gives back what :func:`waiting` claimed, by (raw_key, received_us); what is not done can be claimed again."""
+    if keys:
+        txn.execute(_RELEASE, {"keys": list(keys)})
 
 
 def hold_waiting(txn: Transaction, keys: Collection[tuple[int, int]]) -> set[int]:

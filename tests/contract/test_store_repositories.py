@@ -28,6 +28,7 @@ from bridge.store import (
     vault,
 )
 from bridge.store.database import open_database
+from bridge.store.migrate import migrate
 from bridge.store.rows import (
     AccessRecord,
     AnchorRow,
@@ -141,6 +142,27 @@ def test_waiting_messages_of_the_sources_asked_for_are_seen_oldest_first(databas
         assert raw_messages.waiting(txn, 2, ["mllp"]) == [raw(2, 10), raw(3, 20)]
         assert [row.raw_key for row in raw_messages.waiting(txn, 9, {"mllp", "other"})] == [5, 2, 3, 1]
         assert raw_messages.waiting(txn, 9, []) == []
+
+
+@pytest.mark.ci
+def test_what_one_session_has_seen_waiting_the_others_pass_over_until_it_is_given_back(database_url):
+    migrate(database_url)
+    with open_database(database_url) as one, open_database(database_url) as two:
+        with one.transaction() as txn:
+            raw_messages.insert(txn, [raw(key) for key in range(1, 7)])
+
+        def seen(database, count):
+            with database.transaction(read_only=True) as txn:
+                return [row.raw_key for row in raw_messages.waiting(txn, count, ["mllp"])]
+
+        assert (seen(one, 2), seen(two, 2), seen(one, 1)) == ([1, 2], [3, 4], [1])
+        with two.transaction(read_only=True) as txn:
+            raw_messages.release(txn, [(3, 3), (4, 4)])
+            raw_messages.release(txn, [])
+        assert seen(one, 9) == [1, 2, 3, 4, 5, 6]
+        assert seen(two, 9) == []
+        one.close()
+        assert seen(two, 9) == [1, 2, 3, 4, 5, 6]
 
 
 def test_what_is_held_waits_again_until_it_is_finished(database):

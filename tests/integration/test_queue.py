@@ -18,6 +18,7 @@ from bridge.errors import Busy, Fault, Incorrect, Unavailable
 from bridge.pipeline import queue as queue_module
 from bridge.pipeline.batch import CONSENT_ALARM
 from bridge.pipeline.ports import RawMessage, Receipt
+from bridge.pipeline.prepare import Prepared
 from bridge.pipeline.queue import QueueIntake, QueueWorker
 from bridge.store import raw_messages, schema, source_control
 from bridge.store.database import Transaction, open_database
@@ -276,6 +277,51 @@ def test_two_workers_do_each_message_once(database_url: str) -> None:
     assert len(hospitals[0].resources("Patient")) == 600
     assert hospitals[0].position("north").stored == 400
     assert hospitals[0].position("south").stored == 200
+    for hospital in hospitals:
+        hospital.close()
+
+
+@pytest.mark.ci
+def test_what_one_worker_prepares_no_other_prepares(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one is at its batch the other does the rest; what a batch left undone is anybody's again."""
+    from bridge.store.migrate import migrate
+
+    migrate(database_url)
+    hospitals = [Hospital(database_url) for _ in range(2)]
+    intake = QueueIntake(open_database(database_url), hospitals[0].preparer, KEYS, 10_000)
+    accept(intake, arrivals(hospitals[0], 250))
+    intake.close()
+    slow, quick = [opened(hospital) for hospital in hospitals]
+    prepared: list[list[int]] = [[], []]
+
+    def counting(number: int) -> None:
+        prepare = hospitals[number].preparer.prepare
+
+        def counted(raw: RawMessage) -> Prepared:
+            prepared[number].append(raw.received_us)
+            if number == 0 and len(prepared[0]) == 50:
+                work_off(quick)
+            return prepare(raw)
+
+        monkeypatch.setattr(hospitals[number].preparer, "prepare", counted)
+
+    counting(0)
+    counting(1)
+
+    def refuse(*_: object) -> None:
+        raise Unavailable("gone", "Gone.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hospitals[0].batcher, "store", refuse)
+        with pytest.raises(Unavailable):
+            slow.work_once(Stop())
+    assert (len(prepared[0]), len(prepared[1]), waiting(hospitals[0])) == (100, 150, 100)
+    assert not {*prepared[0]} & {*prepared[1]}
+    work_off(quick)
+
+    assert {*prepared[0]} < {*prepared[1]}
+    assert waiting(hospitals[0]) == 0
+    assert hospitals[0].position().stored == 250
     for hospital in hospitals:
         hospital.close()
 
