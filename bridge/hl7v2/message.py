@@ -15,10 +15,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from bridge.errors import Incorrect
-from bridge.hl7v2.charset import decode
+from bridge.hl7v2.charset import decode, decode_wide, is_encoding
 from bridge.hl7v2.delimiters import (
     DEFAULT_DELIMITERS,
-    PUNCTUATION,
     Delimiters,
     declared_delimiters,
     split_components,
@@ -26,7 +25,8 @@ from bridge.hl7v2.delimiters import (
     split_subcomponents,
     unescape,
 )
-from bridge.hl7v2.structures import structure_of
+from bridge.hl7v2.msh import read_msh, stripped, without_framing
+from bridge.hl7v2.structures import event_of_code, structure_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +90,10 @@ class Limits:
         segments: in one message.
         fields: in one segment.
         lines: in the whole message, blank ones and those that continue a field included.
+        repetitions: in one segment, of all its fields.
+        elements: delimiters in the whole message, and so the positions that it can value.
+
+    There is no limit on depth: a field has repetitions, components and subcomponents, and nothing below.
     """
 
     message_bytes: int = 32 * 1024 * 1024
@@ -97,6 +101,8 @@ class Limits:
     segments: int = 20_000
     fields: int = 1_000
     lines: int = 200_000
+    repetitions: int = 10_000
+    elements: int = 500_000
 
 
 DEFAULT_LIMITS: Final = Limits()
@@ -324,15 +330,23 @@ class Message:
 
     @property
     def type(self) -> MessageType:
-        """MSH-9; the event falls back to EVN-1, the structure to table 0354."""
+        """MSH-9; the event falls back to EVN-1 and to the only one that the code has, the structure to table 0354."""
         known = self._type
         if known is None:
             msh = self.segments[0]
             code, event = _text(msh.get(9)), _text(msh.get(9, 2))
-            if not event and (evn := self.segment("EVN")) is not None:
-                event = _text(evn.get(1))
+            if not event:
+                code, event = self._type_without_event(code)
             known = self._type = MessageType(code, event, _text(msh.get(9, 3)) or structure_of(code, event))
         return known
+
+    def _type_without_event(self, code: str) -> tuple[str, str]:
+        """Code and event where MSH-9.2 is empty: EVN-1, what a structure in the place of the code says, or its only event."""
+        evn = self.segment("EVN")
+        event = _text(evn.get(1)) if evn is not None else ""
+        if _STRUCTURE.fullmatch(code):
+            return code[:3], event or code[4:]
+        return code, event or event_of_code(code)
 
     @property
     def header(self) -> Header:
@@ -371,8 +385,7 @@ def _shown(name: str) -> str:
 
 _HEADERS: Final = frozenset({"MSH", "FHS", "BHS"})
 _SEGMENT_NAME: Final = re.compile(r"[A-Z][A-Z0-9]{2}")
-_FRAMING: Final = b"\x0b\x1c\r\n"
-_BOM: Final = b"\xef\xbb\xbf"
+_STRUCTURE: Final = re.compile(r"[A-Z][A-Z0-9]{2}_[A-Z0-9]{3}")
 
 
 def parse(raw: bytes, *, charset: str | None = None, limits: Limits = DEFAULT_LIMITS) -> Message:
@@ -385,14 +398,15 @@ def parse(raw: bytes, *, charset: str | None = None, limits: Limits = DEFAULT_LI
 
     Args:
         raw: the message without transport framing (framing bytes around it are ignored).
-        charset: the encoding that the site is known to use, by any name of table 0211; overrules MSH-18.
+        charset: what the site is known to use, by the names of table 0211 as MSH-18 has them; overrules MSH-18. UTF-16
+            and UTF-32 are known by their bytes, whatever is declared.
         limits: bounds.
 
     Raises:
         Incorrect: ``message-too-large``, ``not-hl7``, ``hl7-batch`` (split it first: ``bridge.hl7v2.batch``),
             ``msh-truncated`` (MSH ends before MSH-9), ``delimiters-invalid``, ``charset-invalid``,
             ``segment-too-long``, ``too-many-lines``, ``too-many-segments``, ``too-many-fields``,
-            ``several-messages``.
+            ``too-many-repetitions``, ``too-many-elements``, ``several-messages``.
         Unsupported: ``charset-unsupported``.
     """
     if len(raw) > limits.message_bytes:
@@ -401,57 +415,25 @@ def parse(raw: bytes, *, charset: str | None = None, limits: Limits = DEFAULT_LI
             f"the message has {len(raw)} bytes, the limit is {limits.message_bytes}",
             remedy="Raise the limit if such messages are real.",
         )
-    body = without_framing(raw)
-    delimiters, declared = read_msh(body)
-    text, encoding, fallback = decode(body, charset if charset is not None else declared)
+    body = stripped(raw)
+    if body[:3] != b"MSH" and (wide := decode_wide(raw)) is not None:
+        text, encoding = wide
+        delimiters, declared = read_msh(_LINE_END_OF_TEXT.split(text, maxsplit=1)[0].encode("utf-8", "replace"))
+        fallback = not is_encoding(charset if charset is not None else declared, encoding)
+    else:
+        delimiters, declared = read_msh(body)
+        text, encoding, fallback = decode(
+            body, charset if charset is not None else declared, delimiters.escape.encode("latin-1")
+        )
     if encoding != "UTF-8":
         delimiters = declared_delimiters(delimiters.field, delimiters.encoding_characters, encoding)
+    if text.find("MSH", 4) >= 0 and text.find(text[: text.index(delimiters.field, 4) + 1], 4) >= 0:
+        raise _several()
     return Message(raw, delimiters, _segments(text, delimiters, limits), charset_fallback=fallback)
 
 
-def without_framing(raw: bytes) -> bytes:
-    """``raw`` from its first meaningful byte to its last: no MLLP bytes, byte order mark or line ends around it."""
-    return raw.strip(_FRAMING).removeprefix(_BOM).lstrip(_FRAMING + b" \t")
-
-
-def read_msh(body: bytes) -> tuple[Delimiters, str]:
-    """The delimiters and the declared charset ('' if none) of a message whose first bytes are its MSH segment.
-
-    Raises: as :func:`parse`, for what concerns MSH alone.
-    """
-    start = body[:3]
-    if start != b"MSH":
-        if start in (b"FHS", b"BHS"):
-            raise Incorrect(
-                "hl7-batch",
-                "this is a batch or file of messages, not one message",
-                remedy="Split it into its messages.",
-            )
-        raise Incorrect("not-hl7", "the bytes do not begin with an MSH segment", remedy="Send HL7 v2 in ER7 encoding.")
-    line = _LINE_END.split(body, maxsplit=1)[0]
-    if len(line) == 3:
-        raise _truncated()
-    if chr(line[3]) not in PUNCTUATION:
-        raise Incorrect(
-            "delimiters-invalid", "MSH is followed by no field separator", remedy="Send HL7 v2 in ER7 encoding."
-        )
-    fields = line.split(line[3:4], 18)
-    if len(fields) < 9:
-        raise _truncated()
-    delimiters = declared_delimiters(chr(line[3]), fields[1].decode("latin-1"), "UTF-8")
-    if len(fields) < 18:
-        return delimiters, ""
-    return delimiters, fields[17].decode("latin-1").split(delimiters.repetition, 1)[0].strip()
-
-
 _TEXT_SEGMENTS: Final = ("OBX", "NTE")  # whose last field may hold a broken text with a word of three capitals
-_LINE_END: Final = re.compile(rb"[\r\n]")
-
-
-def _truncated() -> Incorrect:
-    return Incorrect(
-        "msh-truncated", "the MSH segment ends before the message type (MSH-9)", remedy="Send the whole header."
-    )
+_LINE_END_OF_TEXT: Final = re.compile(r"[\r\n]")
 
 
 def _segments(text: str, delimiters: Delimiters, limits: Limits) -> tuple[Segment, ...]:
@@ -461,6 +443,8 @@ def _segments(text: str, delimiters: Delimiters, limits: Limits) -> tuple[Segmen
         raise Incorrect(
             "too-many-lines", f"the message has more than {limits.lines} lines", remedy="Look at the sender."
         )
+    if len(text) > limits.elements:
+        _check_elements(text, delimiters, limits.elements)
     separator = delimiters.field
     lines: list[str] = []
     continued: dict[int, list[str]] = {}
@@ -479,37 +463,58 @@ def _segments(text: str, delimiters: Delimiters, limits: Limits) -> tuple[Segmen
             remedy="Raise the limit if such messages are real.",
         )
     segments = tuple([Segment(line, position, delimiters) for position, line in enumerate(lines, 1)])
-    _check(segments, separator, limits)
+    _check(segments, delimiters, limits)
     return segments
 
 
 def _odd_line(line: str, lines: list[str], continued: dict[int, list[str]], separator: str) -> None:
-    """Takes a line that is no plain segment: an indented or empty one, or the rest of a field with a line break."""
+    """Takes a line that is no plain segment: an indented or empty one, or the rest of a field with a line break.
+
+    Raises Incorrect where it begins another message, in delimiters of its own.
+    """
     stripped = line.strip()
     if _SEGMENT_NAME.fullmatch(stripped[:3]) and stripped[3:4] == separator:
         lines.append(line.lstrip())
     elif _SEGMENT_NAME.fullmatch(stripped) and not lines[-1].startswith(_TEXT_SEGMENTS):
         lines.append(stripped)
+    elif _OTHER_MSH.match(stripped):
+        raise _several()
     else:
         continued.setdefault(len(lines) - 1, []).append(line)
 
 
-def _check(segments: tuple[Segment, ...], separator: str, limits: Limits) -> None:
-    longest, fields = limits.segment_chars, limits.fields
+_OTHER_MSH: Final = re.compile(r"MSH([!-/:-@\[-`{-~])[!-/:-@\[-`{-~]{1,5}\1")
+
+
+def _several() -> Incorrect:
+    return Incorrect(
+        "several-messages", "another MSH begins within the message", remedy="Send one message at a time, whole."
+    )
+
+
+def _check(segments: tuple[Segment, ...], delimiters: Delimiters, limits: Limits) -> None:
+    longest, fields, repetitions = limits.segment_chars, limits.fields, limits.repetitions
     for segment in segments:
         length = len(segment.text)
         if length > fields:  # a segment of n fields has at least n characters
+            text = segment.text
             if length > longest:
                 raise Incorrect(
                     "segment-too-long",
                     f"segment {segment.position} has {length} characters, the limit is {longest}",
                     remedy="Raise the limit if such segments are real.",
                 )
-            if segment.text.count(separator) > fields:
+            if text.count(delimiters.field) > fields:
                 raise Incorrect(
                     "too-many-fields",
                     f"segment {segment.position} has more than {fields} fields",
                     remedy="No standard segment is that wide: look at the sender.",
+                )
+            if length > repetitions and text.count(delimiters.repetition) > repetitions:
+                raise Incorrect(
+                    "too-many-repetitions",
+                    f"segment {segment.position} has more than {repetitions} repetitions",
+                    remedy="Raise the limit if such fields are real.",
                 )
         if segment.name == "MSH" and segment.position > 1:
             raise Incorrect(
@@ -517,3 +522,13 @@ def _check(segments: tuple[Segment, ...], separator: str, limits: Limits) -> Non
                 f"segment {segment.position} begins another message",
                 remedy="Send one message at a time, or split the file into its messages.",
             )
+
+
+def _check_elements(text: str, delimiters: Delimiters, limit: int) -> None:
+    marks = (delimiters.field, delimiters.repetition, delimiters.component, delimiters.subcomponent)
+    if sum(map(text.count, marks)) > limit:
+        raise Incorrect(
+            "too-many-elements",
+            f"the message has more than {limit} delimiters",
+            remedy="Raise the limit if such messages are real.",
+        )

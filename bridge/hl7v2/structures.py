@@ -1,4 +1,4 @@
-"""Message structures by code and event (HL7 table 0354), for messages that leave MSH-9.3 out."""
+"""Message structures by code and event (HL7 table 0354), for messages that leave MSH-9.3 out, and events of those without."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ def structure_of(code: str, event: str) -> str:
     if not event or code == "ACK":
         return code
     name = f"{code}_{event}"
-    return _shared().get(name, name)
+    return _rows()[0].get(name, name)
+
+
+def event_of_code(code: str) -> str:
+    """The only event of ``code`` before 2.3, when MSH-9 held no event; '' where there is none or more than one."""
+    return _rows()[1].get(code, "")
 
 
 @cache
-def _shared() -> dict[str, str]:
+def _rows() -> tuple[dict[str, str], dict[str, str]]:
+    """Structures by their code and event, and events by their code."""
     text = files("bridge.hl7v2").joinpath("structures.tsv").read_text(encoding="ascii")
-    rows = (line.split("\t") for line in text.splitlines() if line and not line.startswith("#"))
-    return {f"{structure[:3]}_{event}": structure for structure, events in rows for event in events.split()}
+    rows = [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
+    shared = {f"{name[:3]}_{event}": name for name, events in rows if "_" in name for event in events.split()}
+    return shared, {name: event for name, event in rows if "_" not in name}

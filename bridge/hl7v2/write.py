@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from bridge.errors import BridgeError
-from bridge.hl7v2.charset import encoding_of
+from bridge.hl7v2.charset import decode, decode_wide, encode
 from bridge.hl7v2.message import DEFAULT_DELIMITERS, NULL, Delimiters, Message, Null, read_msh, without_framing
 
 if TYPE_CHECKING:
@@ -96,17 +96,20 @@ def write_segment(name: str, fields: Sequence[Field], delimiters: Delimiters = D
 
 def write_message(segments: Iterable[str], charset: str = "UTF-8") -> bytes:
     """The bytes of a message: each segment ended by CR. Raises UnicodeEncodeError for what ``charset`` cannot say."""
-    return "".join([segment + "\r" for segment in segments]).encode(charset)
+    return encode("".join([segment + "\r" for segment in segments]), charset)
 
 
 def write(message: Message) -> bytes:
     r"""A message that was read, in its own delimiters and the encoding it was read in, each segment ended by CR.
 
-    Line breaks inside fields, which ER7 cannot hold, become ``\X0A\``.
+    Line breaks inside fields, which ER7 cannot hold, become ``\X0A\``; ESC in a message that switches character sets
+    ``\X1B\``.
     """
     mark = message.delimiters.escape
-    line_feed = f"{mark}X0A{mark}"
-    return write_message([segment.text.replace("\n", line_feed) for segment in message.segments], message.charset)
+    replacements = {0x0A: f"{mark}X0A{mark}"}
+    if message.charset.endswith("ISO-2022"):
+        replacements[0x1B] = f"{mark}X1B{mark}"
+    return write_message([segment.text.translate(replacements) for segment in message.segments], message.charset)
 
 
 class AckCode(StrEnum):
@@ -195,13 +198,13 @@ def _header_fields(raw: bytes) -> tuple[Delimiters, str, list[str]]:
     except BridgeError:
         return DEFAULT_DELIMITERS, "US-ASCII", []
     line = re.split(rb"[\r\n]", head, maxsplit=1)[0]
-    charset = encoding_of(declared) or "UTF-8"
+    wide = decode_wide(raw[:_KEPT], strict=False)
     try:
-        text = line.decode(charset)
-    except UnicodeDecodeError:
-        charset, text = "latin-1", line.decode("latin-1")
+        text, charset, _ = decode(line, "UTF-8" if wide else declared, delimiters.escape.encode("latin-1"))
+    except BridgeError:
+        text, charset = line.decode("latin-1"), "ISO-8859-1"
     fields = ["MSH", delimiters.field, *text.translate(_CONTROLS).split(delimiters.field)[1:]]
-    return delimiters, charset, fields
+    return delimiters, wide[1] if wide else charset, fields
 
 
 def _version_number(version: str) -> tuple[int, ...]:

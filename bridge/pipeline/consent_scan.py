@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bridge.config.site import Authority, AuthorityUse, Site
+from bridge.hl7v2.message import without_framing
 from bridge.mapping.operations import IdentityKey
 from bridge.pipeline.ports import ContentKind, RawMessage
 
@@ -28,6 +29,7 @@ _LIMIT = 1 << 22
 def carries_consent(content: bytes, kind: ContentKind) -> bool:
     """Whether the bytes hold a valued CON or ARV segment, or a Consent resource."""
     if kind is ContentKind.HL7V2:
+        content = _narrow(content)
         return (b"CON" in content or b"ARV" in content) and _CONSENT_SEGMENT.search(content) is not None
     return b"Consent" in content and _CONSENT_RESOURCE.search(content) is not None
 
@@ -38,11 +40,16 @@ def patients_named(raw: RawMessage, kind: ContentKind, site: Site) -> tuple[Iden
     Names that no store can hold (U+0000, half a surrogate pair) are nobody's, and are left out.
     """
     content = raw.content[:_LIMIT]
-    found = list(_in_segments(content, site) if kind is ContentKind.HL7V2 else _in_json(content, site))
+    found = list(_in_segments(_narrow(content), site) if kind is ContentKind.HL7V2 else _in_json(content, site))
     if raw.key:
         value = raw.key.decode("utf-8", "replace").rpartition("|")[2]
         found += [name for authority in site.authorities for name in _names(site, authority, value, "")]
     return tuple(name for name in dict.fromkeys(found) if _storable(name.value))
+
+
+def _narrow(content: bytes) -> bytes:
+    """UTF-16 and UTF-32 as UTF-8, which the patterns can be sought in."""
+    return without_framing(content) if b"\0" in content[:64] else content
 
 
 def _in_segments(content: bytes, site: Site) -> Iterator[IdentityKey]:

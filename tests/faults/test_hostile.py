@@ -60,7 +60,7 @@ HOSTILE = {
     "nothing": (lambda: b"", {"not-hl7", "message-empty"}),
     "bytes of all kinds": (lambda: bytes(range(256)) * 40, {"not-hl7"}),
     "MSH cut short": (lambda: hl7()[:30], {"msh-truncated"}),
-    "half a message in UTF-16": (lambda: hl7().decode().encode("utf-16"), {"not-hl7"}),
+    "half a message in UTF-16": (lambda: hl7().decode().encode("utf-16")[:-3], {"charset-invalid"}),
     "a segment of 50 MB": (huge_segment, {"message-too-large"}),
     "wrong charset": (lambda: hl7(charset="UNICODE UTF-8").replace(b"Ash", b"\xc4sh"), {"charset-invalid"}),
     "unknown charset": (lambda: hl7(charset="VENDOR 7"), {"charset-unsupported"}),

@@ -21,7 +21,11 @@ WITH_TRUNCATION = Delimiters(truncation="#")
         ("\\XC3A9\\", "é"),
         ("\\XE9\\", "é"),
         ("one\\.br\\two\\.sp2\\three\\.sp\\four", "one\ntwo\n\nthree\nfour"),
-        ("a\\.sk3\\b\\.sk 2\\c\\.in+4\\d\\.ce\\e", "a   b  cde"),
+        ("a\\.sk3\\b\\.sk 2\\c\\.fi\\d\\.nf\\e", "a   b  cde"),
+        ("\\.ce\\Title\\.ce\\Second\\.br\\\\.ce\\Third", "Title\nSecond\nThird"),
+        ("\\.in+4\\a\\.br\\b\\.in-2\\\\.br\\c\\.in0\\\\.br\\d", "    a\n    b\n  c\nd"),
+        ("\\.ti+2\\a\\.br\\b\\.ti2\\c", "  a\nbc"),
+        ("\\.in2\\\\.ti+3\\a\\.sp2\\\\.ti+1\\b\\F\\\\X41\\", "     a\n\n   b|A"),
         ("\\P\\", "\\P\\"),
     ],
 )
@@ -72,3 +76,11 @@ def test_truncation_character_is_escaped_where_declared():
 def test_repetition_counts_are_bounded():
     """A hostile count cannot blow up the text."""
     assert len(unescape("\\.sp999\\" * 10, Delimiters())) == 1000
+    assert len(unescape("\\.in+999\\" * 10 + "\\.br\\" * 10, Delimiters())) == 100 + 10 * 101
+
+
+def test_nested_escapes_are_read_once():
+    """What an escape sequence yields is never read as another one."""
+    assert unescape("\\E\\F\\E\\", Delimiters()) == "\\F\\"
+    assert unescape("\\X5C465C\\", Delimiters()) == "\\F\\"
+    assert unescape("\\E\\X41\\E\\" * 3, Delimiters()) == "\\X41\\" * 3

@@ -6,6 +6,7 @@ import pytest
 
 from bridge.errors import Incorrect, Unsupported
 from bridge.hl7v2.message import NULL, Limits, State, parse, primitive, valued_elements
+from bridge.hl7v2.write import write
 
 MSH = rb"MSH|^~\&|LAB|NORTH|EHR|SOUTH|20260102030405||ORU^R01|4711|P|2.5.1"
 
@@ -73,6 +74,10 @@ def test_header_and_type():
         (b"MDM^T10", "MDM_T02"),
         (b"ADT^A08^ADT_A08", "ADT_A08"),
         (b"ACK", "ACK"),
+        (b"ORU", "ORU_R01"),
+        (b"ORU_R01", "ORU_R01"),
+        (b"SRR^S03", "SRR_S01"),
+        (b"QRY", "QRY"),
         (b"ZZZ^Z99", "ZZZ_Z99"),
     ],
 )
@@ -226,6 +231,8 @@ def test_segments_by_name():
         (b"FHS|^~\\&|LAB\rBHS|^~\\&\r" + MSH, "hl7-batch"),
         (b"BHS|^~\\&|LAB\r" + MSH, "hl7-batch"),
         (MSH + b"\rPID|1||77\r" + MSH + b"\rPID|1||78", "several-messages"),
+        (MSH + b"\rPID|1||77" + MSH + b"\rPID|1||78", "several-messages"),
+        (MSH + b"\rPID|1||77\rMSH!^~\\&!LAB", "several-messages"),
     ],
 )
 def test_what_is_no_message_is_refused_by_name(raw, code):
@@ -242,6 +249,9 @@ def test_limits():
     assert code_of(MSH + b"\r" * 91 + b"NTE|1", limits=Limits(lines=90)) == "too-many-lines"
     assert code_of(MSH + b"\rOBX|" + b"x" * 2000, limits=Limits(segment_chars=2000)) == "segment-too-long"
     assert code_of(MSH + b"\rOBX" + b"|" * 1001) == "too-many-fields"
+    assert code_of(MSH + b"\rPID|||" + b"~" * 1001, limits=Limits(repetitions=1000)) == "too-many-repetitions"
+    assert code_of(MSH + b"\rPID|||" + b"^&" * 501, limits=Limits(elements=1000)) == "too-many-elements"
+    assert parse(MSH + b"\rPID|||" + b"~" * 999, limits=Limits(repetitions=1000, elements=1025)).segments[1]
     assert parse(many, limits=Limits(segments=51, lines=51)).segments[-1].position == 51
 
 
@@ -278,8 +288,66 @@ def test_wrong_charset():
     with pytest.raises(Incorrect) as invalid:
         parse(MSH + b"||||||UNICODE UTF-8\rPID|1||||N\xf3wak")
     with pytest.raises(Unsupported) as unknown:
-        parse(MSH + b"||||||UNICODE UTF-16\rPID|1")
+        parse(MSH + b"||||||VENDOR 7\rPID|1")
 
     assert invalid.value.code == "charset-invalid"
     assert "wak" not in str(invalid.value)
     assert unknown.value.code == "charset-unsupported"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16le", "utf-16be", "utf-32", "utf-32le", "utf-32be"])
+@pytest.mark.parametrize(
+    ("declared", "fallback"), [("", True), ("8859/1", True), ("UNICODE UTF-{}", False), ("X", True)]
+)
+def test_wide_messages_are_read_whatever_they_declare(encoding, declared, fallback):
+    """With or without a byte order mark; what MSH-18 says of it decides only whether that is recorded as fallback."""
+    text = MSH.decode() + f"||||||{declared.format(encoding[4:6])}\r" + "PID|1||77||山田\\F\\\\X0D0A\\"
+    read = parse(text.encode(encoding))
+
+    assert read.charset.startswith(encoding.upper())
+    assert read.charset_fallback is fallback
+    assert read.segments[1].get(5) == "山田|\r\n"
+    assert [segment.text for segment in parse(write(read)).segments] == text.split("\r")
+
+
+def test_a_header_with_bytes_that_look_like_its_separator():
+    """The second byte of a character of Big5, GB 18030 or Shift_JIS, or of Kanji, divides no field of MSH."""
+    for declared, name, raw in [
+        ("BIG-5", "弧", b"\xa9\xb7"),
+        ("BIG-5", "育", b"\xa8|"),
+        ("GB 18030-2000", "寍", "寍".encode("gb18030")),
+        ("~ISO IR87", "ー", b"\x1b$B!<\x1b(B"),
+        ("~ISO IR87", "陛", b"\x1b$BJ|\x1b(B"),
+    ]:
+        header = MSH.replace(b"NORTH", raw) + b"||||||" + declared.encode()
+        read = parse(header)
+
+        assert read.header.version == "2.5.1", declared
+        assert read.header.sending_facility == (name if b"|" not in raw else read.header.sending_facility)
+        assert len(read.header.sending_facility) == 1
+        assert len(read.header.charsets) >= 1
+
+
+def test_sets_to_switch_to():
+    """The repetitions of MSH-18: a name in Kanji behind its romaji, by designations and by escapes."""
+    header = MSH + b"||||||~ISO IR87||ISO 2022-1994"
+    by_designation = parse(header + b"\rPID|||7||Yamada^Taro~\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B||1965\r")
+    by_escape = parse(header + rb"%sPID|||7||Yamada^Taro~\M2442\;3ED\C2842\^\M2442\B@O:\C2842\||1965" % b"\r")
+
+    for read in (by_designation, by_escape):
+        assert read.charset == "US-ASCII+ISO-2022"
+        assert not read.charset_fallback
+        assert (read.segments[1].get(5, 1, 1, 2), read.segments[1].get(5, 2, 1, 2)) == ("山田", "太郎")
+        assert read.segments[1].get(7) == "1965"
+        assert parse(write(read)).segments[1].text == read.segments[1].text
+
+
+@pytest.mark.parametrize(
+    "version", ["2.1", "2.2", "2.3", "2.3.1", "2.4", "2.5.1", "2.6", "2.7.1", "2.8.2", "2.9", "2.15^XXX", "3", ""]
+)
+def test_every_version_is_read_alike(version):
+    """What MSH-12 claims changes nothing about how a message is divided."""
+    read = message(b"PID|1||77^^^A", msh=MSH.replace(b"2.5.1", version.encode()))
+
+    assert read.header.version == version.partition("^")[0]
+    assert read.segments[1].get(3, 4) == "A"

@@ -116,12 +116,20 @@ def test_a_broken_header_is_answered_all_the_same(raw):
     assert read.header.version == "2.5.1"
 
 
-@pytest.mark.parametrize("declared", [b"ASCII", b"UNICODE UTF-8", b"BIG-5", b""])
+@pytest.mark.parametrize("declared", [b"ASCII", b"UNICODE UTF-8", b"VENDOR 7", b""])
 def test_bytes_that_are_not_what_msh_18_says_come_back_unchanged(declared):
     """A control id in the wrong encoding is echoed byte for byte: the sender looks for its own."""
     raw = b"MSH|^~\\&|A|B|C|D|2026||ADT^A01|n\xe9|P|2.5||||||" + declared
 
     assert b"\rMSA|AA|n\xe9\r" in acknowledge(raw, AckCode.ACCEPT, control_id="1", now=NOW.astimezone(UTC))
+
+
+def test_a_wide_message_is_answered_in_its_own_encoding():
+    """UTF-16 in, UTF-16 out, the control id intact."""
+    raw = "MSH|^~\\&|A|B|C|D|2026||ADT^A01|nß|P|2.5||||||UNICODE UTF-16\rPID|1".encode("utf-16-be")
+    read = parse(acknowledge(raw, AckCode.ACCEPT, control_id="1", now=NOW))
+
+    assert (read.charset, read.segments[1].get(2)) == ("UTF-16BE", "nß")
 
 
 def test_own_delimiters_and_framing():

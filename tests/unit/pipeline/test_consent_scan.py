@@ -142,3 +142,13 @@ def test_nobody_is_named_twice() -> None:
 
     assert len(set(found)) == len(found)
     assert IdentityKey("Patient", "urn:test:north", "MR", "7") in found
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16le", "utf-16be", "utf-32"])
+def test_wide_messages_are_scanned_like_narrow_ones(encoding: str) -> None:
+    """A consent in UTF-16 or UTF-32 is one, and its patient is named, even where the message is cut in a character."""
+    content = hl7("ADT^A08", "PID|1||77^^^NORTH^MR||Ash^Ida") + b"\rCON|1|permit\r"
+    wide = content.decode().encode(encoding)[:-1]
+
+    assert carries_consent(wide, V2)
+    assert named(wide) == named(content) != set()
