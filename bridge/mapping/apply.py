@@ -116,9 +116,8 @@ def apply(operation: Operation, stored: Stored | None, ids: Ids) -> Stored | Non
 
     Returns:
         What to store now; None if nothing changes (the operation is superseded or repeats what is known). The body is
-        None while the resource does not exist: deleted, or only changed by operations that never create it. Compare
-        :func:`content_digest` of old and new body to learn whether a new version is due: a newer statement of the same
-        content changes only the state.
+        None while the resource is deleted. Compare :func:`content_digest` of old and new body to learn whether a new version
+        is due: a newer statement of the same content changes only the state.
     """
     if isinstance(operation, Merge) or (stored is not None and _repeated(operation.stamp, stored.state)):
         return None
@@ -217,7 +216,7 @@ def _upsert(state: _State, operation: Upsert, ids: Ids) -> bool:
     if operation.reach is Reach.CREATE_ONLY:
         return _create(state, operation, ids)
     changed = False
-    if operation.reach is Reach.ANY and (state.touched is None or stamp > state.touched):
+    if state.touched is None or stamp > state.touched:
         state.touched = stamp
         state.creator = None
         changed = True

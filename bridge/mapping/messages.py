@@ -295,7 +295,7 @@ def _slot(compiler: Compiler, name: str, source: Map, grammar: Grammar, file: st
         anchor=anchor,
         identity=rule,
         arguments={key: _references(identity, key) for key in sorted(arguments)},
-        reach=Reach(source.text("reach", "any")),
+        reach=_reach(source),
         links=tuple(_link(path, value, source.map("references")) for path, value in source.map("references").items()),
         sets=tuple(_set(compiler, entry, f"{file}#{name}", anchor) for entry in source.get("set", ())),
         when=compile_condition(source.text("when"), scope, source.at("when")) if "when" in source else None,
@@ -304,6 +304,13 @@ def _slot(compiler: Compiler, name: str, source: Map, grammar: Grammar, file: st
         time=_references(source, "time"),
         status=_status(source.map("status")) if "status" in source else None,
     )
+
+
+def _reach(source: Map) -> Reach:
+    reach = source.text("reach", Reach.ANY)
+    if reach not in set(Reach):
+        raise mistake("mapping-value-invalid", "a reach is any or create-only", source.at("reach"), [*Reach])
+    return Reach(reach)
 
 
 def _status(source: Map) -> Status:

@@ -97,7 +97,6 @@ class Reach(StrEnum):
 
     ANY = "any"  # creates or changes
     CREATE_ONLY = "create-only"  # ORU, ORM, MDM on Patient: counts only while no ANY change is known
-    CHANGE_ONLY = "change-only"  # never creates
 
 
 @dataclass(frozen=True, slots=True)

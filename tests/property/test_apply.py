@@ -91,6 +91,13 @@ def test_repetition_does_not_matter(sequence):
 
 
 @settings(max_examples=100, deadline=None)
+@given(st.lists(upserts(), min_size=1, max_size=6))
+def test_only_a_deletion_leaves_no_resource(sequence):
+    """Whatever is asserted of something makes it: a version without a body says that it was deleted."""
+    assert through(sequence) is not None
+
+
+@settings(max_examples=100, deadline=None)
 @given(st.lists(upserts(), min_size=1, max_size=4))
 def test_the_digest_knows_content_only(sequence):
     """Id, version and the order of members do not change the digest; any other change does."""

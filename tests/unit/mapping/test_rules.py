@@ -98,6 +98,7 @@ def test_the_covered_events():
             "messages/ADT_A39.yaml:",
         ),
         ("messages/ADT_A39.yaml", "kind: person", "kind: thing", "mapping-value-invalid", "messages/ADT_A39.yaml:"),
+        ("messages/ADT_A39.yaml", "create-only", "change-only", "mapping-value-invalid", "messages/ADT_A39.yaml:"),
         ("messages/ADT_A39.yaml", "ADT^A40:", "ADT^A01:", "mapping-event-twice", "messages/ADT_A39.yaml:"),
         (
             "messages/ADT_A39.yaml",
