@@ -15,12 +15,13 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from bridge.access.journal import AccessEntry, Ticket
 from bridge.access.tokens import Principal
+from bridge.consent.actors import denied_actors, undecided
 from bridge.consent.decision import AccessRequest, Compartment, ConsentDecision, Resource, decide, visibility
 from bridge.consent.policy import Policy
 from bridge.consent.rule import Code
 from bridge.errors import BridgeError, NotFound
 from bridge.fhir.json import loads_stored
-from bridge.fhir.references import patients_of
+from bridge.fhir.references import parse_reference, patients_of
 from bridge.fhir.search.match import matches
 from bridge.fhir.search.query import MAX_COUNT, DateClause, Query, SortBy
 from bridge.store import reader
@@ -34,6 +35,8 @@ SCAN_ROWS: Final = 2000  # rows looked at for one page; then the page is given a
 SCAN_AT_ONCE: Final = MAX_COUNT + 1  # a count alone must not spend the budget before it knows who is closed
 SCAN_STEP: Final = 100  # rows read at once, at least, when the first look did not fill the page
 MAX_NAMED_PATIENTS: Final = 50
+MAX_NAMED_ACTORS: Final = 50  # looked up for one page; a deny of one that was not looked up holds
+_NAMED: Final = frozenset({"Organization", "Practitioner"})
 _CODED: Final = ("code", "category", "type", "class")
 
 
@@ -347,6 +350,7 @@ class Enforcer:
             )
             concerned.append(None if None in everyone else tuple(sorted(key for key in everyone if key is not None)))
         facts = await reader.patient_facts(txn, {key for group in concerned if group for key in group})
+        request = await _with_names(txn, request, facts)
         return [
             self._decide_one(request, body, group, facts) for body, group in zip(bodies, concerned, strict=True)
         ], facts
@@ -364,6 +368,35 @@ class Enforcer:
 
 _WHOLE: Final = ("restricted", "other-patient")  # rules that deny whatever the resource
 _NO_VERSION: Final = reader.Version(0, 0, True, b"")
+
+
+async def _with_names(
+    txn: AsyncTransaction, request: AccessRequest, facts: Mapping[int, PatientFacts]
+) -> AccessRequest:
+    """The request with what the store knows of those whom Consents deny under names that the caller does not go by."""
+    rules = [entry.rule for item in facts.values() for entry in item.compartment.consents]
+    actors = {actor for rule in rules for actor in denied_actors(rule)}
+    open_ones = undecided(actors, request.actors) if actors else None
+    if not open_ones:
+        return request
+    aliases: set[str] = set()
+    for name in request.actors:
+        aliases |= await _identifiers(txn, name)
+    meanings = {actor: await _identifiers(txn, actor) for actor in sorted(open_ones)[:MAX_NAMED_ACTORS]}
+    return replace(request, aliases=frozenset(aliases), meanings=meanings)
+
+
+async def _identifiers(txn: AsyncTransaction, name: str) -> frozenset[str]:
+    """``system|value`` of the resource that a literal reference names; none for other names and what is not here."""
+    target = parse_reference(name)
+    found = await reader.current(txn, *target) if target is not None and target.type in _NAMED else None
+    if found is None or found.deleted:
+        return frozenset()
+    return frozenset(
+        f"{item['system']}|{item['value']}"
+        for item in loads_stored(found.body).get("identifier", ())
+        if item.get("system") and item.get("value")
+    )
 
 
 def not_found() -> NotFound:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from bridge.access.settings import Role
 from bridge.access.tokens import Principal
+from bridge.consent.actors import may_mean
 from bridge.consent.rule import Provision, Rule, Status
 from bridge.errors import Forbidden
 
@@ -62,9 +63,15 @@ def _reaches(principal: Principal, rule: Rule, *, permit: bool) -> bool:
     if rule.base is permit:
         return True
     return any(
-        provision.permit is permit and (not provision.actors or not principal.names.isdisjoint(provision.actors))
+        provision.permit is permit and (not provision.actors or _names(principal, provision, permit=permit))
         for provision in _provisions(rule.root)
     )
+
+
+def _names(principal: Principal, provision: Provision, *, permit: bool) -> bool:
+    if permit:
+        return not principal.names.isdisjoint(provision.actors)
+    return may_mean(provision.actors, principal.names)
 
 
 def _provisions(provision: Provision) -> Iterator[Provision]:

@@ -7,11 +7,12 @@ where none is on file, the configured default holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from bridge.consent.actors import may_mean
 from bridge.consent.policy import DefaultPolicy, Policy
 from bridge.consent.rule import Code, Provision, Rule, Status
 
@@ -37,12 +38,16 @@ class AccessRequest:
         purpose: effective purpose of use (code of v3-ActReason).
         time_us: when.
         own: patient keys of the caller's own records, if the caller is a patient; else None.
+        aliases: further names of the caller, found in the store; they count for denies only.
+        meanings: further names of actors of Consents, found in the resources that those refer to; likewise.
     """
 
     actors: frozenset[str] = field(repr=False)
     purpose: str
     time_us: int
     own: frozenset[int] | None = None
+    aliases: frozenset[str] = field(default=frozenset(), repr=False)
+    meanings: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)
 
 
 class ConsentOnFile(NamedTuple):
@@ -209,11 +214,18 @@ def _holds(provision: Provision, request: AccessRequest, policy: Policy, resourc
     return (
         provision.reading
         and provision.start_us <= request.time_us <= provision.end_us
-        and (not provision.actors or not request.actors.isdisjoint(provision.actors))
+        and (not provision.actors or _actor(provision, request))
         and (not provision.purposes or _purpose(provision, request, policy))
         and (not provision.types or resource.type in provision.types)
         and (not provision.codes or _code(provision, resource))
     )
+
+
+def _actor(provision: Provision, request: AccessRequest) -> bool:
+    """A deny also reaches a caller of whom it cannot be told; a permit names exactly whom it permits."""
+    if not request.actors.isdisjoint(provision.actors):
+        return True
+    return provision.permit is False and may_mean(provision.actors, request.actors | request.aliases, request.meanings)
 
 
 def _purpose(provision: Provision, request: AccessRequest, policy: Policy) -> bool:

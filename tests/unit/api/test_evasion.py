@@ -40,7 +40,9 @@ def test_a_person_of_another_server_goes_by_the_whole_url(exchange):
     exchange.post_consent(permit("p1", "deny", actors=(elsewhere,)), token=PORTAL)
 
     assert exchange.get("Patient/p1", token=mint(fhirUser=elsewhere)).status_code == 404
-    assert exchange.get("Patient/p1", token=mint(fhirUser="Practitioner/dr")).status_code == 200
+    assert exchange.get("Patient/p1", token=mint(fhirUser=elsewhere + "2")).status_code == 200
+    # Whether the one here and the one there are one person, nobody can tell.
+    assert exchange.get("Patient/p1", token=mint(fhirUser="Practitioner/dr")).status_code == 404
 
 
 @pytest.mark.parametrize("user", ["Organization/r", f"{BASE}/Group/g", "dr", "urn:uuid:1", 5, ["Practitioner/dr"]])
@@ -202,3 +204,48 @@ def test_a_person_without_a_name_is_refused(exchange, client, user):
 def test_a_client_that_no_person_uses_needs_none(exchange):
     """A system asks in its own name."""
     assert exchange.get("Patient/p1", token=mint("research")).status_code == 200
+
+
+def organization(fhir_id, *identifiers):
+    listed = [dict(zip(("system", "value"), item.split("|"), strict=True)) for item in identifiers]
+    return {"resourceType": "Organization", "id": fhir_id, "identifier": listed}
+
+
+@pytest.mark.parametrize(
+    ("identifiers", "status"),
+    [
+        (("urn:oid:1.2.3|a",), 404),
+        (("urn:oid:9|x", "urn:oid:1.2.3|a"), 404),
+        (("urn:oid:1.2.3|b",), 200),
+        (("urn:oid:9|x",), 404),
+        ((), 404),
+        (None, 404),
+    ],
+)
+def test_a_denied_organization_is_found_by_its_identifier(exchange, identifiers, status):
+    """The client goes by SYSTEM|VALUE, the Consent by the resource: it is denied unless that is surely another one."""
+    if identifiers is not None:
+        exchange.seed.put(organization("o", *identifiers))
+    exchange.post_consent(permit("p1", "deny", actors=("Organization/o",)), token=PORTAL)
+
+    assert exchange.get("Patient/p1").status_code == status
+    assert (exchange.ids("Patient") == ["p1"]) is (status == 200)
+
+
+@pytest.mark.parametrize(("value", "status"), [("r", 404), ("s", 200), (None, 404)])
+def test_a_denied_identifier_is_found_at_the_clients_resource(exchange, value, status):
+    """The other way about: the client goes by Organization/r, the Consent by an identifier."""
+    if value is not None:
+        exchange.seed.put(organization("r", f"urn:oid:9|{value}"))
+    consent = permit("p1", "deny", actors=("x",))
+    consent["provision"]["actor"][0]["reference"] = {"identifier": {"system": "urn:oid:9", "value": "r"}}
+    exchange.post_consent(consent, token=PORTAL)
+
+    assert exchange.get("Patient/p1", token=mint("research")).status_code == status
+
+
+def test_what_the_store_says_of_names_permits_nothing(exchange):
+    """A feed that gives an Organization another's identifier opens nothing: permits are taken literally."""
+    exchange.seed.put(organization("o", "urn:oid:1.2.3|a"), permit("p2", actors=("Organization/o",), id="c2"))
+
+    assert exchange.get("Patient/p2").status_code == 404
