@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
@@ -20,6 +21,8 @@ from bridge.ledger.merkle import EMPTY_HEAD, HASH_SIZE, TreeHead, verify_consist
 Consistency = Callable[[int, int], Sequence[bytes]]
 """``(old size, new size) -> proof`` from the stored log, e.g. ``TreeReader.consistency``."""
 
+_LOCK_SECONDS: Final = 5.0
+_LOCK_POLL_SECONDS: Final = 0.01
 _RECOVER: Final = "Restore the missing leaves, or retire the origin with a successor; never delete the watermark."
 
 
@@ -44,7 +47,7 @@ class Watermark(Protocol):
 
         Raises:
             Forbidden: ``watermark-missing``, ``head-behind-watermark``, ``head-beside-watermark``: stop signing.
-            Unavailable: ``watermark-unwritable``.
+            Unavailable: ``watermark-unwritable``, ``watermark-held``.
         """
         ...
 
@@ -140,7 +143,10 @@ class FileWatermark:
 
 
 class _Locked:
-    """An exclusive lock beside the file, held while its content is compared and replaced."""
+    """An exclusive lock beside the file, held while its content is compared and replaced.
+
+    It is held for milliseconds, but a holder may be frozen meanwhile: who waits for it must still be able to stop.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path.with_name(path.name + ".lock")
@@ -148,9 +154,31 @@ class _Locked:
     def __enter__(self) -> None:
         try:
             self._file = self._path.open("w", encoding="ascii")
-            fcntl.flock(self._file, fcntl.LOCK_EX)
         except OSError as error:
             raise _unwritable(self._path, error) from None
+        try:
+            self._wait()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise Unavailable(
+                        "watermark-held",
+                        f"another process holds {self._path}",
+                        remedy="Signing waits; end that process if it is frozen.",
+                    ) from None
+                time.sleep(_LOCK_POLL_SECONDS)
+            except OSError as error:
+                raise _unwritable(self._path, error) from None
+            else:
+                return
 
     def __exit__(self, *_: object) -> None:
         self._file.close()

@@ -234,6 +234,12 @@ def until(done: Callable[[], bool], what: str, timeout_seconds: float = 90, paus
         time.sleep(pause_seconds)
 
 
+def serving(bridge: Bridge, role: Role) -> None:
+    """Waits until the web server answers; fails at once, with its last words, if the process that should has ended."""
+    until(lambda: role.ended() is not None or bridge.serves(), "the API to serve")
+    assert role.ended() is None, "the role ended: " + "\n".join(role.log_text().splitlines()[-12:])
+
+
 def received(database: Database) -> int:
     """Distinct positions that the store has taken."""
     with database.transaction(read_only=True) as txn:

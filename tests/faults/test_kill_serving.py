@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from bridge.cli.development import create_issuer, mint, open_issuer
 from bridge.store import schema
 from bridge.store.dialect import Statement
-from tests.faults.deployments import Bridge, feed, run_to_end, until
+from tests.faults.deployments import Bridge, feed, run_to_end, serving
 from tests.faults.oracle import read, violations
 from tests.faults.test_shuffle import FOLDERS, Pipeline, in_order
 
@@ -97,15 +97,15 @@ def test_what_a_killed_api_has_answered_is_recorded(store_url: str, tmp_path: Pa
     role = bridge.role("serve")
     for number, point in enumerate([*POINTS, *POINTS], 2):
         role.begin(f"{point}=kill@{number}")
-        until(bridge.serves, "the API to serve")
+        serving(bridge, role)
         assert not clients.go_on(200)
         assert role.wait(10) == -signal.SIGKILL
     role.begin()
-    until(bridge.serves, "the API to serve")
+    serving(bridge, role)
     assert clients.go_on(5)
     role.kill()
     role.begin()
-    until(bridge.serves, "the API to serve")
+    serving(bridge, role)
     assert run_to_end(role) == 0
     with bridge.database() as database:
         found = read(database, bridge.deployment().keys)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+
 import pytest
 
 from bridge.errors import Forbidden, Unavailable
+from bridge.ledger import watermark
 from bridge.ledger.merkle import EMPTY_HEAD, CompactRange, TreeHead, TreeReader, hash_leaf
 from bridge.ledger.watermark import FileWatermark
 
@@ -114,3 +117,16 @@ def test_a_place_that_can_not_be_written_is_unavailable(tmp_path) -> None:
     """Without a durable memory nothing is signed, and the error can be retried after the disk is mended."""
     with pytest.raises(Unavailable, match="watermark-unwritable"):
         FileWatermark(tmp_path / "absent" / "watermark.json", ORIGIN).start(EMPTY_HEAD)
+
+
+def test_a_frozen_holder_is_not_waited_for_without_end(mark, tmp_path, monkeypatch) -> None:
+    """Whoever holds the lock and does not go on makes signing wait, in a way that can be retried and stopped."""
+    monkeypatch.setattr(watermark, "_LOCK_SECONDS", 0.0)
+    [lock] = tmp_path.glob("*.lock")
+    with lock.open("w") as frozen:
+        fcntl.flock(frozen, fcntl.LOCK_EX)
+        with pytest.raises(Unavailable, match="watermark-held") as caught:
+            mark.start(EMPTY_HEAD)
+    mark.start(EMPTY_HEAD)
+
+    assert caught.value.transient
