@@ -85,8 +85,8 @@ def is_codec_of(declared: str, codec: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _plan(declared: str) -> _Plan:
-    names = [name.strip() for name in declared.split("~")]
-    alternates = any(names[1:])
+    names = [name.strip() for name in declared.removesuffix(_SWITCHING).split("~")]
+    alternates = any(names[1:]) or declared.endswith(_SWITCHING)
     if not names[0]:
         return _Plan("US-ASCII" if alternates else "", "ascii", may_switch=True, alternates=alternates)
     known = _table().get(_plain(names[0]))

@@ -480,7 +480,10 @@ def _odd_line(line: str, lines: list[str], continued: dict[int, list[str]], sepa
     elif _OTHER_MSH.match(stripped):
         raise _several()
     else:
-        continued.setdefault(len(lines) - 1, []).append(line)
+        rest = [line]
+        while len(lines[-1]) == 3:  # a name without fields has none that goes on: it was a word of the text
+            rest.insert(0, lines.pop())
+        continued.setdefault(len(lines) - 1, []).extend(rest)
 
 
 _OTHER_MSH: Final = re.compile(r"MSH([!-/:-@\[-`{-~])[!-/:-@\[-`{-~]{1,5}\1")

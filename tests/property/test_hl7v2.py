@@ -37,10 +37,25 @@ PIECES = [
     b"MSH|",
     b"EVN",
     b"\xe9",
+    b"\x1b$B",
+    b"\x1b(B",
+    b"\x1b-F",
+    b"\\M2442\\",
+    b"\\C2842\\",
+    b"\\.in+4\\",
+    b"\\.br\\",
 ]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 HL7ISH = st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=6)), max_size=40).map(b"".join)
-CHARSETS = st.sampled_from([b"", b"||||||ASCII", b"||||||8859/1", b"||||||UNICODE UTF-8"])
+CHARSETS = st.sampled_from(
+    [
+        b"",
+        *(
+            b"||||||" + name
+            for name in (b"ASCII", b"8859/1", b"UNICODE UTF-8", b"~ISO IR87", b"8859/1~8859/7", b"BIG-5")
+        ),
+    ]
+)
 LIKE_A_MESSAGE = st.builds(lambda charset, rest: HEADER + charset + b"\r" + rest, CHARSETS, HL7ISH)
 DELIMITERS = st.permutations(sorted(PUNCTUATION)).flatmap(
     lambda marks: st.sampled_from([Delimiters(*marks[:5]), Delimiters(*marks[:6])])
@@ -82,6 +97,10 @@ def test_any_bytes_are_a_message_or_a_closed_error(raw):
 @given(LIKE_A_MESSAGE)
 @example(HEADER + b"\rPID|a\x1c\r \r")
 @example(HEADER + b"\rPID|a\x0b\x1c")
+@example(HEADER + b"\rEVN\r|")
+@example(HEADER + b"||||||~ISO IR87\rPID|\x1b$B;3ED\x1b(B\x1b\r")
+@example(HEADER + b"||||||8859/1~ISO IR87\rPID|\\M2442\\;3ED\\C2842\\\xe9\r")
+@example((HEADER + b"\rPID|a\r").decode().encode("utf-16"))
 def test_what_was_read_is_written_and_read_again_as_the_same(raw):
     """Writing keeps every segment, element and meaning; writing again changes no byte."""
     first = read(raw)
@@ -96,6 +115,26 @@ def test_what_was_read_is_written_and_read_again_as_the_same(raw):
         assert [(e[:4], meaning(e.text, first)) for e in valued_elements(before)] == [
             (e[:4], meaning(e.text, second)) for e in valued_elements(after)
         ]
+
+
+@given(TEXT, st.sampled_from(["UTF-8", "UTF-16LE", "UTF-16BE", "UTF-32LE", "UTF-32BE", "GB18030"]))
+def test_any_text_survives_in_every_encoding_that_has_it(text, encoding):
+    """Escaped, written and read again it is the same, wherever MSH must be found first."""
+    head = HEADER.decode() + ("||||||GB 18030-2000" if encoding == "GB18030" else "")
+    read = parse(write_message([head, f"PID|||||{escape(text)}"], encoding))
+
+    assert read.charset == encoding
+    assert read.segments[1].get(5) == (text or None)
+
+
+@given(st.text(st.sampled_from("aé~\\山ｱ가简Ж丂鷗\x1b$B(\n"), max_size=30))
+def test_switched_texts_survive(text):
+    """What is written with designations is read as the same, segment by segment."""
+    read = parse(
+        write_message([HEADER.decode() + "||||||8859/1~ISO IR87", f"PID|||||{escape(text)}"], "ISO-8859-1+ISO-2022")
+    )
+
+    assert (read.segments[1].get(5) if len(read.segments) > 1 else None) == (text or None)
 
 
 def meaning(text, message: Message):

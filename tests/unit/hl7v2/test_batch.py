@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.hl7v2.batch import split_messages
+from bridge.errors import Incorrect
+from bridge.hl7v2.batch import Finding, read_batch, split_messages
 from bridge.hl7v2.message import parse
 from tests.reference import reference_data
 
@@ -44,3 +45,60 @@ def test_simhospital_recording():
 
     assert len(parts) == 1013
     assert sum(len(parse(part).segments) for part in parts) == 10951
+
+
+FHS, BHS = b"FHS|^~\\&|A\r", b"BHS|^~\\&|B\r"
+
+
+@pytest.mark.parametrize(
+    ("raw", "findings"),
+    [
+        (ONE + TWO, []),
+        (FHS + BHS + ONE + TWO + b"BTS|2|done\rFTS|1\r", []),
+        (FHS + BHS + ONE + b"BTS|1\r" + BHS + TWO + b"BTS|1\rFTS|2\r", []),
+        (BHS + ONE + TWO + b"BTS\r", []),
+        (BHS + ONE + TWO + b"BTS||two\r", []),
+        (BHS + ONE + TWO + b"BTS|two\r", []),
+        (FHS + ONE + TWO + b"FTS|0\r", []),
+        (BHS + b"BTS|0\r", []),
+        (BHS + ONE + TWO + b"BTS|3\r", [Finding("batch-count-wrong", 1, 3, 2)]),
+        (FHS + BHS + ONE + b"BTS|1\rFTS|2\r", [Finding("file-count-wrong", 1, 2, 1)]),
+        (FHS + BHS + ONE + TWO, [Finding("batch-not-ended", 1, None, 2), Finding("file-not-ended", 1, None, 1)]),
+        (BHS + ONE + BHS + TWO + b"BTS|1\r", [Finding("batch-not-ended", 1, None, 1)]),
+        (
+            ONE + TWO + b"BTS|2\rFTS|1\r",
+            [Finding("batch-not-begun", 1, None, 2), Finding("file-not-begun", 1, None, 1)],
+        ),
+        (FHS + BHS + b"PV1|1|I\r" + ONE + b"BTS|1\rFTS|1\r", [Finding("outside-messages", 1, None, 7)]),
+        (BHS + ONE + b"BTS|1\rPID|1||79\r", [Finding("outside-messages", 1, None, 9)]),
+    ],
+)
+def test_envelopes_are_checked_against_what_they_hold(raw, findings):
+    """Counts that differ, trailers or headers that did not come, bytes outside; every message comes out all the same."""
+    batch = read_batch(raw)
+
+    assert list(batch.findings) == findings
+    assert len(batch.messages) == raw.count(b"MSH|")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32-be"])
+def test_wide_files_divide_into_wide_messages(encoding):
+    """A file in UTF-16 gives messages in UTF-16, readable alone; one that breaks off within a character is refused."""
+    raw = (FHS + BHS + ONE + TWO + b"BTS|2\rFTS|1\r").decode().replace("77", "7山").encode(encoding)
+    parts = [parse(part) for part in split_messages(raw)]
+
+    assert [part.segments[1].get(3) for part in parts] == ["7山", "78"]
+    assert {part.charset[:3] for part in parts} == {"UTF"}
+    assert not read_batch(raw).findings
+    with pytest.raises(Incorrect):
+        split_messages(raw[:-1])
+
+
+def test_a_batch_that_breaks_off_gives_what_came():
+    """Wherever a file ends: its whole messages, at most one half, and a finding that says so."""
+    raw = FHS + BHS + ONE + TWO + b"BTS|2\rFTS|1\r"
+    for end in range(len(FHS), raw.index(b"FTS")):
+        batch = read_batch(raw[:end])
+
+        assert "file-not-ended" in {finding.code for finding in batch.findings}
+        assert list(batch.messages[:-1]) == [ONE, TWO][: max(0, len(batch.messages) - 1)]

@@ -180,6 +180,14 @@ def test_line_breaks_inside_a_field_continue_it():
     assert read.segments[3].get(3) == "indented"
 
 
+def test_a_name_alone_before_more_of_a_field_is_part_of_it():
+    """A segment without fields cannot be continued: name and rest belong to the field before both."""
+    read = message(b"PV1|1", b"EVN", b"DG1", b"goes on|2", b"EVN")
+
+    assert [s.name for s in read.segments] == ["MSH", "PV1", "EVN"]
+    assert read.segments[1].text == "PV1|1\nEVN\nDG1\ngoes on|2"
+
+
 def test_valued_elements_lists_every_primitive_once():
     """Field, repetition, component, subcomponent and raw text of whatever is valued; MSH-1 and MSH-2 undivided."""
     read = message(rb'PID|1||A^^^B&""~\T\||^""')
