@@ -47,11 +47,20 @@ _ELEMENTS: Final = frozenset(
 
 
 class ConsentWriter:
-    """Creates and updates Consents for callers."""
+    """Creates and updates Consents for callers.
 
-    def __init__(self, enforcer: Enforcer, recorder: ConsentRecorder) -> None:
+    Args:
+        enforcer: reads.
+        recorder: records what was authorised.
+        custodian_sites: sites of each custodian, by its names.
+    """
+
+    def __init__(
+        self, enforcer: Enforcer, recorder: ConsentRecorder, custodian_sites: Mapping[str, frozenset[str]]
+    ) -> None:
         self._enforcer = enforcer
         self._recorder = recorder
+        self._custodian_sites = custodian_sites
 
     async def create(self, trail: Trail, body: bytes) -> StoredConsent:
         """Stores a new Consent.
@@ -103,8 +112,11 @@ class ConsentWriter:
         principal = trail.principal
         own = await self._enforcer.own_records(principal)
         authorize_consent(principal, rule, replaced, own=own)
-        if principal.client.role is Role.CONSENT_OFFICER and await self._enforcer.patient(rule.patient) is None:
-            raise not_authorised()
+        if principal.client.role is Role.CONSENT_OFFICER:
+            # An absent patient has no record anywhere, and gets the same refusal as another custodian's.
+            sites = self._custodian_sites.get(rule.custodian, frozenset())
+            if sites.isdisjoint(await self._enforcer.sites_of(rule.patient)):
+                raise not_authorised()
 
     async def _permitted(self, interaction: str, rule: Rule, fhir_id: str | None) -> AccessEntry:
         patient = await self._enforcer.patient(rule.patient)

@@ -330,6 +330,15 @@ class Enforcer:
             facts = await reader.patient_facts(txn, keys.values())
         return next(iter(facts.values()), None)
 
+    async def sites_of(self, reference: str) -> frozenset[str]:
+        """Sites at which the patient whom ``Patient/id`` names has a record, those surely of the same person included."""
+        target = parse_reference(reference)
+        if target is None:
+            return frozenset()
+        async with self._store.read() as txn:
+            patients = await reader.resolve_patients(txn, [target.id], expand=True)
+            return await reader.sites(txn, patients.keys)
+
     async def _request(self, txn: AsyncTransaction, principal: Principal) -> AccessRequest:
         own = None
         if principal.patient is not None:

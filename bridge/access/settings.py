@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, Literal
 
@@ -85,15 +86,38 @@ class Client(SettingsModel):
         return self
 
 
+class Custodian(SettingsModel):
+    """Who keeps records, as Consents name it, and where."""
+
+    names: tuple[str, ...] = Field(
+        description="Its names as Consent.organization may give them: `Organization/ID` or `SYSTEM|VALUE`.",
+        min_length=1,
+        examples=[["urn:oid:2.16.840.1.113883.19.3|st-olave"]],
+    )
+    sites: tuple[str, ...] = Field(
+        description="Its sites: its officers write Consents only for patients who have a record of one of them.",
+        min_length=1,
+        examples=[["st-olave"]],
+    )
+
+
 class AccessSettings(SettingsModel):
     """Token issuers and client profiles."""
 
     issuers: tuple[Issuer, ...] = Field(default=(), description="Whose tokens are believed.")
     clients: tuple[Client, ...] = Field(default=(), description="Client profiles.")
+    custodians: tuple[Custodian, ...] = Field(
+        default=(), description="For whom consent officers record Consents; each that a client lists stands here once."
+    )
     clock_skew_seconds: int = Field(default=30, ge=0, le=300, description="How far an issuer's clock may be off.")
     max_token_seconds: int = Field(
         default=24 * 3600, gt=0, description="Tokens that live longer than this from `iat` to `exp` are refused."
     )
+
+    @property
+    def custodian_sites(self) -> Mapping[str, frozenset[str]]:
+        """The sites of each custodian, by every name of it."""
+        return {name: frozenset(custodian.sites) for custodian in self.custodians for name in custodian.names}
 
     @model_validator(mode="after")
     def _known_issuers(self) -> AccessSettings:
@@ -102,6 +126,13 @@ class AccessSettings(SettingsModel):
             raise PydanticCustomError("setting-invalid", "an issuer is listed twice")
         if any(client.issuer not in names for client in self.clients):
             raise PydanticCustomError("setting-invalid", "a client names an issuer that is not listed")
+        known = [name for custodian in self.custodians for name in custodian.names]
+        if len(set(known)) != len(known):
+            raise PydanticCustomError("setting-invalid", "a custodian's name is listed twice")
+        if any(not set(client.custodians) <= set(known) for client in self.clients):
+            raise PydanticCustomError(
+                "setting-invalid", "a consent officer names a custodian that is not listed under access.custodians"
+            )
         keys = [(client.issuer, client.client_id) for client in self.clients]
         if len(set(keys)) != len(keys):
             raise PydanticCustomError("setting-invalid", "a client is listed twice for one issuer")

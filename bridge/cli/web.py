@@ -91,7 +91,9 @@ class WebServer:
             base=settings.deployment.fhir_base_url,
             verifier=TokenVerifier(self._access, token_keys, base=settings.deployment.fhir_base_url),
             enforcer=enforcer,
-            writer=ConsentWriter(enforcer, StoreConsentRecorder(store, deployment.recorder())),
+            writer=ConsentWriter(
+                enforcer, StoreConsentRecorder(store, deployment.recorder()), self._access.custodian_sites
+            ),
             journal=journal,
             sealer=ContinuationSealer(deployment.keys.secret_key(KeyPurpose.CONTINUATION).reveal()),
             software_version=version("hie-bridge"),

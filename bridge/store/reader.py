@@ -131,6 +131,7 @@ _PATIENTS_BY_ID: Final = Statement(
     )
 )
 _PATIENTS_BY_KEY: Final = Statement(sa.select(_r.resource_key, _r.fhir_id).where(_r.resource_key.in_(_keys())))
+_SITES: Final = Statement(sa.select(_r.site).where(_r.resource_key.in_(_keys()), ~_r.deleted).distinct())
 _MERGES: Final = Statement(
     sa.select(_link.record_key, _link.other_key).where(
         _link.kind == constant("merge"), sa.or_(_link.record_key.in_(_keys()), _link.other_key.in_(_keys("keys2")))
@@ -223,6 +224,12 @@ async def resolve_patients(txn: AsyncTransaction, ids: Collection[str], *, expan
         keys = await merged_with(txn, keys | sure)
     named = await txn.execute(_PATIENTS_BY_KEY, {"keys": sorted(keys)}) if keys != asked else rows
     return Patients(tuple(row[0] for row in named), frozenset(f"Patient/{row[1]}" for row in named))
+
+
+async def sites(txn: AsyncTransaction, keys: Collection[int]) -> frozenset[str]:
+    """Sites that the records came from; deleted ones count as none."""
+    rows = await txn.execute(_SITES, {"keys": sorted(keys)}) if keys else []
+    return frozenset(row[0] for row in rows)
 
 
 async def merged_with(txn: AsyncTransaction, keys: Iterable[int]) -> set[int]:

@@ -11,6 +11,8 @@ from tests.unit.api.exchange import BASE, CLIENTS, ISSUER, access_settings
 ISSUER_SETTINGS = {"issuer": ISSUER, "audience": BASE, "algorithms": ["ES256"], "keys": {"adapter": "jwks-file"}}
 CLIENT = {**CLIENTS[0], "issuer": ISSUER}
 
+OFFICER = {**CLIENT, "role": "consent-officer", "custodians": ["Organization/a"]}
+
 
 def test_the_settings_of_the_tests_hold():
     """A whole section is taken."""
@@ -31,10 +33,18 @@ def test_the_settings_of_the_tests_hold():
         {"issuers": [ISSUER_SETTINGS], "clients": [{**CLIENT, "role": "king"}]},
         {"issuers": [ISSUER_SETTINGS], "clients": [{**CLIENT, "custodians": ["Organization/a"]}]},
         {"issuers": [ISSUER_SETTINGS], "clients": [{**CLIENT, "role": "consent-officer"}]},
+        {"issuers": [ISSUER_SETTINGS], "clients": [OFFICER]},
+        {
+            "issuers": [ISSUER_SETTINGS],
+            "clients": [OFFICER],
+            "custodians": [{"names": ["Organization/b"], "sites": ["b"]}],
+        },
+        {"custodians": [{"names": ["Organization/b"], "sites": []}]},
+        {"custodians": [{"names": ["Organization/b", "Organization/b"], "sites": ["b"]}]},
     ],
 )
 def test_mistakes_are_refused(section):
-    """Unknown keys, symmetric or missing algorithms, strangers, doubles, officers of nobody."""
+    """Unknown keys, symmetric or missing algorithms, strangers, doubles, officers of nobody or of a custodian without sites."""
     with pytest.raises(ValidationError):
         AccessSettings.model_validate(section)
 

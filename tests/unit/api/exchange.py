@@ -80,6 +80,11 @@ CLIENTS = [
     },
 ]
 
+CUSTODIANS = [
+    {"names": ["Organization/a", "urn:oid:1.2.3|a"], "sites": ["a", "a2"]},
+    {"names": ["Organization/b"], "sites": ["b"]},
+]
+
 
 class FixedKeys:
     """The issuer's public keys, as a port."""
@@ -94,7 +99,7 @@ class FixedKeys:
 def access_settings(**changes: Any) -> AccessSettings:
     issuer = {"issuer": ISSUER, "audience": BASE, "algorithms": ["ES256"], "keys": {"adapter": "jwks-file"}}
     clients = [{**client, "issuer": ISSUER} for client in CLIENTS]
-    return AccessSettings.model_validate({"issuers": [issuer], "clients": clients, **changes})
+    return AccessSettings.model_validate({"issuers": [issuer], "clients": clients, "custodians": CUSTODIANS, **changes})
 
 
 def mint(client: str = "emr", *, key: ECKey = KEY, header: dict[str, Any] | None = None, **claims: Any) -> str:
@@ -142,6 +147,7 @@ class Seed:
         self._database = open_database(url)
         self._keys: dict[str, int] = {}
         self._clock = T0
+        self.site = "a"
 
     def close(self) -> None:
         self._database.close()
@@ -184,7 +190,7 @@ class Seed:
                 status=index.status,
                 date_start_us=index.date_start_us,
                 date_end_us=index.date_end_us,
-                site="a",
+                site=self.site,
                 label_bits=0,
                 content_digest=b"x" * 32,
                 state=b"{}",
@@ -287,7 +293,11 @@ class Exchange:
             base=BASE,
             verifier=TokenVerifier(access_settings(), {ISSUER: FixedKeys()}, base=BASE),
             enforcer=enforcer,
-            writer=ConsentWriter(enforcer, self._recorder() if options.get("real_recorder") else self.seed),
+            writer=ConsentWriter(
+                enforcer,
+                self._recorder() if options.get("real_recorder") else self.seed,
+                access_settings().custodian_sites,
+            ),
             journal=options.get("journal", self.journal),
             sealer=ContinuationSealer(b"c" * 32),
             software_version="0",

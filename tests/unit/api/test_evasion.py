@@ -249,3 +249,34 @@ def test_what_the_store_says_of_names_permits_nothing(exchange):
     exchange.seed.put(organization("o", "urn:oid:1.2.3|a"), permit("p2", actors=("Organization/o",), id="c2"))
 
     assert exchange.get("Patient/p2").status_code == 404
+
+
+def test_an_officer_writes_for_patients_of_the_own_sites_only(exchange):
+    """Another custodian's patient is refused in the words for an absent one, whatever the Consent says of its custodian."""
+    exchange.seed.site = "b"
+    exchange.seed.put(patient("p3"))
+    exchange.seed.site = "a2"
+    exchange.seed.put(patient("p4"))
+    officer = mint("officer")
+
+    def write(fhir_id, custodian="Organization/a"):
+        consent = permit(fhir_id, "deny", organization=[{"reference": custodian}])
+        return exchange.post_consent(consent, token=officer)
+
+    foreign, absent = write("p3"), write("p9")
+
+    assert (write("p1").status_code, write("p4").status_code) == (201, 201)
+    assert (foreign.status_code, foreign.content) == (403, absent.content)
+    assert write("p3", "Organization/b").status_code == 403
+    assert exchange.access_records()[-1]["decision"] == "deny"
+
+
+def test_an_officer_writes_for_whoever_surely_has_a_record_there(exchange):
+    """The person counts: a certain link to a record of the own site suffices, a possible one does not."""
+    exchange.seed.site = "b"
+    exchange.seed.put(patient("p3"), patient("p4"))
+    exchange.seed.link("p1", "p3")
+    exchange.seed.link("p2", "p4", certainty="possible")
+    consents = [permit(name, "deny", organization=[{"reference": "Organization/a"}]) for name in ("p3", "p4")]
+
+    assert [exchange.post_consent(item, token=mint("officer")).status_code for item in consents] == [201, 403]

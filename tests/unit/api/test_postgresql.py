@@ -40,4 +40,7 @@ def test_consent_holds_on_postgresql(database_url, tmp_path):
         assert running.ids("Patient", token=mint("portal", patient="p5")) == ["p5"]
         assert running.post_consent(permit("p1", "deny"), token=mint("portal", patient="p1")).status_code == 201
         assert running.ids("Patient") == []
+        organization = [{"reference": "Organization/a"}]
+        written = running.post_consent(permit("p2", "deny", organization=organization), token=mint("officer"))
+        assert written.status_code == 201
         assert {row["outcome"] for row in running.access_records()} == {"answered"}
