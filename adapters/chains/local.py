@@ -53,10 +53,10 @@ from bridge.ledger.chain import (
     SubmissionStatus,
 )
 
-from .local_audit import DOMAIN, audit_block, written_by
-
+_DOMAIN: Final = b"hie-bridge/local-block/v1\x00"
 _BUSY_SECONDS: Final = 10.0
 _PAGE: Final = 500
+_Entries = dict[str, dict[bytes, tuple[Any, ...]]]
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS block(
   number INTEGER PRIMARY KEY, hash BLOB NOT NULL, time_us INTEGER NOT NULL, body BLOB NOT NULL, signature BLOB NOT NULL);
@@ -215,8 +215,8 @@ class LocalChain:
             for row in page:
                 block, signature = BlockRef(*row[:3]), row[4]
                 body = row[3] if isinstance(row[3], bytes) else b""  # the column takes text, too
-                genuine = self._signer.sign(DOMAIN + body) == signature  # Ed25519 has only one
-                yield from audit_block(block, body, previous, genuine=genuine)
+                genuine = self._signer.sign(_DOMAIN + body) == signature  # Ed25519 has only one
+                yield from _audit_block(block, body, previous, genuine=genuine)
                 yield from self._overtaken(block.number, body)
                 previous = block
                 checked()
@@ -238,11 +238,11 @@ class LocalChain:
         key, *values, number = row
         with self._open() as db:
             found = db.execute("SELECT body FROM block WHERE number = ?", (number,)).fetchone()
-        return found is not None and written_by(found[0])[table].get(key) == tuple(values)
+        return found is not None and _written_by(found[0])[table].get(key) == tuple(values)
 
     def _overtaken(self, number: int, body: bytes) -> Iterator[ChainFault]:
         """Finds what the state has forgotten: each entry of a block stands there, or a later block's does."""
-        for table, entries in written_by(body).items():
+        for table, entries in _written_by(body).items():
             key = "log" if table == "anchored" else "handle"
             for name in entries:
                 with self._open() as db:
@@ -299,14 +299,14 @@ class LocalChain:
             "entries": entries,
         }
         body = json.dumps(block, sort_keys=True, separators=(",", ":")).encode("ascii")
-        signature = self._signer.sign(DOMAIN + body)
-        row = (block["number"], sha256(DOMAIN + body).digest(), block["time_us"], body, signature)
+        signature = self._signer.sign(_DOMAIN + body)
+        row = (block["number"], sha256(_DOMAIN + body).digest(), block["time_us"], body, signature)
         db.execute("INSERT INTO block VALUES (?, ?, ?, ?, ?)", row)
 
     def _check_last(self, db: sqlite3.Connection) -> None:
         """Whether the file is ours: its last block carries the signature that our key gives (Ed25519 has only one)."""
         body, signature = db.execute("SELECT body, signature FROM block ORDER BY number DESC LIMIT 1").fetchone()
-        if self._signer.sign(DOMAIN + body) != signature:
+        if self._signer.sign(_DOMAIN + body) != signature:
             raise Forbidden(
                 "chain-mismatch",
                 f"the last block of the local chain {self._path} is not signed by the configured key",
@@ -402,3 +402,52 @@ def _head(db: sqlite3.Connection) -> BlockRef:
 
 
 adapter = AdapterSpec("local", LocalChainSettings, open_local_chain)
+
+
+def _audit_block(block: BlockRef, body: bytes, previous: BlockRef | None, *, genuine: bool) -> Iterator[ChainFault]:
+    """What is wrong with one block.
+
+    Args:
+        block: the columns beside its bytes.
+        body: its bytes.
+        previous: the block before; None for the first.
+        genuine: whether its signature is that of the chain's key.
+    """
+    place = f"block {block.number}"
+    number = previous.number + 1 if previous else 0
+    if block.number != number:
+        yield ChainFault("block-missing", f"blocks {number} to {block.number - 1} are not there", place)
+    if not genuine:
+        yield ChainFault("block-not-signed", "its signature is not that of the chain's key", place)
+    if sha256(_DOMAIN + body).digest() != block.hash:
+        yield ChainFault("block-hash-differs", "the stored hash is not that of its bytes", place)
+    try:
+        said = json.loads(body)
+        columns = (said["number"], said["time_us"])
+        linked = bytes.fromhex(said["previous"]) == (previous.hash if previous else bytes(32))
+        _written_by(body)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        yield ChainFault("block-malformed", "its bytes are no block", place)
+        return
+    if columns != (block.number, block.time_us):
+        yield ChainFault("block-differs", "number or time is not that of its bytes", place)
+    if not linked:
+        yield ChainFault("block-not-linked", "it does not name the hash of the block before it", place)
+    if previous is not None and block.time_us < previous.time_us:
+        yield ChainFault("block-earlier", "it is older than the block before it", place)
+
+
+def _written_by(body: bytes) -> _Entries:
+    """What a block wrote to the state: by table, by log or handle, the values; of two the later. Empty if it is no block."""
+    found: _Entries = {"anchored": {}, "consent": {}}
+    try:
+        for entry in json.loads(body)["entries"]:
+            if "anchor" in entry:
+                value = entry["anchor"]
+                found["anchored"][bytes.fromhex(value["log"])] = (value["size"], bytes.fromhex(value["root"]))
+            else:
+                value = entry["consent"]
+                found["consent"][bytes.fromhex(value["handle"])] = (bytes.fromhex(value["word"]),)
+    except (ValueError, KeyError, TypeError):
+        return {"anchored": {}, "consent": {}}
+    return found

@@ -23,7 +23,7 @@ from bridge.pipeline.proving import context_of
 from bridge.record.commitments import EVENT_FORM, RESOURCE_FORM
 from bridge.record.consents import state_bytes
 from bridge.record.persons import event_bytes
-from bridge.record.versions import content_bytes, content_digest
+from bridge.record.versions import content_bytes, content_digest, content_of
 from bridge.store import consents, leaves, resources, scans
 from bridge.store.database import Transaction
 from bridge.store.rows import AccessRecord, CommitmentRow, ConsentStateRow, LinkEventRow, ResourceRow, VersionRow
@@ -383,7 +383,7 @@ def _row_differs(
         return
     if (facts.deleted, facts.last_updated_us) != (row.deleted, row.last_updated_us):
         yield _of(facts, "current-differs", "the row is not that of its current version", row.version)
-    content = b"" if row.deleted else _content(row.body)
+    content = b"" if row.deleted else content_bytes(content_of(row.body))
     if content_digest(content) != facts.content_digest:
         yield _of(facts, "content-digest-differs", "the digest is not that of the current bytes", row.version)
     if (
@@ -392,19 +392,6 @@ def _row_differs(
         and not _in_compartment(row.body, facts, patients, patient_key)
     ):
         yield _of(facts, "patient-differs", "it is kept for another patient than its bytes name", row.version)
-
-
-def _content(body: bytes) -> bytes:
-    """The content of stored bytes, as :func:`bridge.record.versions.content_bytes` had it."""
-    resource = loads_stored(body)
-    resource.pop("id", None)
-    meta = resource.get("meta")
-    if meta is not None:
-        meta.pop("versionId", None)
-        meta.pop("lastUpdated", None)
-        if not meta:
-            del resource["meta"]
-    return content_bytes(resource)
 
 
 def _patient_key(txn: Transaction, fhir_id: str) -> int | None:

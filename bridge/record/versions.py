@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
-from bridge.fhir.json import dumps
+from bridge.fhir.json import dumps, loads_stored
 from bridge.fhir.types import format_instant
 
 Json = Any
@@ -15,6 +15,19 @@ Json = Any
 def content_bytes(body: Mapping[str, Json]) -> bytes:
     """The content alone: a resource without ``id``, ``meta.versionId`` and ``meta.lastUpdated``, resourceType first."""
     return dumps(body)
+
+
+def content_of(stored: bytes) -> dict[str, Json]:
+    """The content of stored bytes of a version that is no deletion: what :func:`stored_bytes` added is taken away."""
+    resource = loads_stored(stored)
+    resource.pop("id", None)
+    meta = resource.get("meta")
+    if meta is not None:
+        meta.pop("versionId", None)
+        meta.pop("lastUpdated", None)
+        if not meta:
+            del resource["meta"]
+    return resource
 
 
 def content_digest(content: bytes) -> bytes:

@@ -16,7 +16,7 @@ from bridge.mapping.apply import Ids, apply, composed
 from bridge.mapping.operations import Conversion, Delete, IdentityKey, Merge, Stored, Target, TargetReference, Upsert
 from bridge.record.ids import mint, random_uuid
 from bridge.record.merges import MergeEvent, Merges, merges_among
-from bridge.record.versions import content_bytes, content_digest
+from bridge.record.versions import content_bytes, content_digest, content_of
 from bridge.store import identity, persons, resources
 from bridge.store.database import Transaction
 from bridge.store.rows import Outcome, ResourceRow
@@ -316,18 +316,7 @@ class Work:
 
 def stored_of(row: ResourceRow) -> Stored:
     """A loaded row as ``bridge.mapping.apply`` takes it: without id and version."""
-    state = loads_stored(row.state)
-    if row.deleted:
-        return Stored(None, state)
-    resource = loads_stored(row.body)
-    resource.pop("id", None)
-    meta = resource.get("meta")
-    if meta is not None:
-        meta.pop("versionId", None)
-        meta.pop("lastUpdated", None)
-        if not meta:
-            del resource["meta"]
-    return Stored(resource, state)
+    return Stored(None if row.deleted else content_of(row.body), loads_stored(row.state))
 
 
 def _names_in(changes: Sequence[Change]) -> Iterable[IdentityKey]:

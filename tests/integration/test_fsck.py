@@ -20,6 +20,7 @@ from bridge.ledger.checkpoint import sign_checkpoint
 from bridge.ledger.commitment import commit, derive_salt, leaf_data
 from bridge.ledger.merkle import CompactRange, hash_leaf
 from bridge.pipeline import fsck_log, fsck_rows
+from bridge.record.versions import content_bytes, content_digest, content_of
 from bridge.store import leaves, scans, vault
 from bridge.store.resources import index_digest
 from bridge.store.rows import AccessRecord
@@ -136,13 +137,13 @@ def _roll_back_resource(hospital: Hospital, evidence: Evidence) -> None:
     key, version = row["resource_key"], row["version"]
     [old] = [r for r in hospital.rows("resource_version") if (r["resource_key"], r["version"]) == (key, version - 1)]
     evidence.remove("resource_version", resource_key=key, version=version)
-    content = fsck_rows._content(old["body"])
+    content = content_bytes(content_of(old["body"]))
     evidence.alter(
         "resource",
         {"resource_key": key},
         version=version - 1,
         last_updated_us=old["last_updated_us"],
-        content_digest=fsck_rows.content_digest(content),
+        content_digest=content_digest(content),
     )
 
 
@@ -301,7 +302,7 @@ def rewrite(hospital: Hospital, evidence: Evidence) -> None:
     salt = derive_salt(KEYS.unwrap(WrappedKey(owner.key_id, owner.wrapped_key)), nonce)
     forged = leaf_data(commit(salt, row.context, version["body"]))
     evidence.alter("log_leaf", {"leaf_index": leaf.leaf_index}, leaf=forged, leaf_hash=hash_leaf(forged))
-    content = fsck_rows.content_digest(fsck_rows._content(version["body"]))
+    content = content_digest(content_bytes(content_of(version["body"])))
     index = extract(loads_stored(version["body"]))
     digest = index_digest(index.terms, index.strings)
     evidence.alter("resource", {"resource_key": key}, content_digest=content, index_digest=digest)
