@@ -319,9 +319,6 @@ class Batcher:
         dead = [(v, raw_key) for v, raw_key in zip(verdicts, raw_keys, strict=True) if v.outcome is Outcome.DEAD]
         if dead:
             self._bury(txn, dead, place)
-        by_source: dict[str, list[Verdict]] = {}
-        for verdict in verdicts:
-            by_source.setdefault(verdict.item.prepared.raw.source, []).append(verdict)
         if place is not None:
             last = verdicts[-1].item.offset
             assert last is not None
@@ -337,6 +334,9 @@ class Batcher:
                 counts=counts_of(verdicts),
             )
             return
+        by_source: dict[str, list[Verdict]] = {}
+        for verdict in verdicts:
+            by_source.setdefault(verdict.item.prepared.raw.source, []).append(verdict)
         for source, of_source in sorted(by_source.items()):
             positions.recount(txn, source, QUEUE_TOPIC, 0, counts_of(of_source))
 

@@ -34,6 +34,11 @@ _SEGMENT_NAME = rb"(?:^|[\r\n])[\x0b]?([A-Z][A-Z0-9]{2})(?=%s)"
 _EVENT = re.compile(r"[A-Z][A-Z0-9]{2}\^(?:[A-Z][A-Z0-9][0-9])?")
 
 
+_SEALED, _READ, _CONVERTED = (
+    metrics.STAGE_SECONDS.labels(stage) for stage in (metrics.Stage.SEAL, metrics.Stage.READ, metrics.Stage.CONVERT)
+)
+
+
 class Stage(StrEnum):
     """Where on the road a message failed."""
 
@@ -127,53 +132,60 @@ class Preparer:
                 remedy="Configure it again until its messages are done.",
             ) from None
 
-    def prepare(self, raw: RawMessage) -> Prepared:
-        """Reads and converts one message; never raises for what is in it."""
-        started = perf_counter()
+    def prepare(self, raw: RawMessage, envelope: Envelope | None = None) -> Prepared:
+        """Reads and converts one message; never raises for what is in it.
+
+        Args:
+            raw: the message.
+            envelope: its encrypted bytes where they are stored already; else they are made.
+        """
         site = self.site_of(raw.source)
         kind = raw.kind or detect(raw.content)
-        prepared = Prepared(raw, site, kind, seal(raw.content, aad(raw), self._wrapper))
-        metrics.STAGE_SECONDS.labels(metrics.Stage.SEAL).observe(perf_counter() - started)
-        stage = Stage.PARSE
+        if envelope is None:
+            started = perf_counter()
+            envelope = seal(raw.content, aad(raw), self._wrapper)
+            _SEALED.observe(perf_counter() - started)
+        event, seen, conversion = "", None, None
+        consent, stage = False, Stage.PARSE
+        failure: BridgeError
         try:
-            prepared = replace(prepared, consent=carries_consent(raw.content, kind))
+            consent = carries_consent(raw.content, kind)
             if kind is ContentKind.HL7V2:
                 started = perf_counter()
                 message = parse(raw.content, charset=site.charset, limits=self._limits)
-                event = event_of(message)
-                shown = event if _EVENT.fullmatch(event) else ""
-                prepared = replace(prepared, event=shown, seen=self._seen_hl7(raw, site, message))
-                metrics.STAGE_SECONDS.labels(metrics.Stage.READ).observe(perf_counter() - started)
-                if event not in site.events.allowed:
-                    return prepared
+                told = event_of(message)
+                event = told if _EVENT.fullmatch(told) else ""
+                seen = self._seen_hl7(raw, site, message)
+                _READ.observe(perf_counter() - started)
+                if told not in site.events.allowed:
+                    return Prepared(raw, site, kind, envelope, event, seen, consent=consent)
                 stage = Stage.MAP
                 started = perf_counter()
                 conversion = convert(message, site, self._rules)
                 if b"\0" in raw.content or f"{message.delimiters.escape}X".encode() in raw.content:
                     _refuse_zero(conversion)
-                metrics.STAGE_SECONDS.labels(metrics.Stage.CONVERT).observe(perf_counter() - started)
+                _CONVERTED.observe(perf_counter() - started)
             else:
                 content = loads(raw.content, max_bytes=self._limits.message_bytes)
                 named = content.get("resourceType")
                 event = f"fhir:{named}" if isinstance(named, str) and named in RESOURCE_TYPES else "fhir:"
-                prepared = replace(
-                    prepared, event=event, seen=SeenKey(f"fhir:{raw.source}", "", self._digest(raw.content))
-                )
+                seen = SeenKey(f"fhir:{raw.source}", "", self._digest(raw.content))
                 stage = Stage.MAP
                 conversion = joined(convert_fhir(content, site, received_us=raw.received_us))
                 _refuse_types(conversion)
             self._refuse_future(conversion, raw.received_us)
         except BridgeError as error:
-            return prepared.failed(error, stage)
+            failure = error
         except Exception as error:  # noqa: BLE001 - whatever one message does to the code, the others go on
-            fault = Fault(
+            failure = Fault(
                 f"{stage}-failed",
                 f"The message broke the {stage} stage ({type(error).__name__}).",
                 remedy="Report it with its structure.",
             )
-            fault.__cause__ = error
-            return prepared.failed(fault, stage)
-        return replace(prepared, conversion=conversion)
+            failure.__cause__ = error
+        else:
+            return Prepared(raw, site, kind, envelope, event, seen, conversion, consent=consent)
+        return Prepared(raw, site, kind, envelope, event, seen, consent=consent).failed(failure, stage)
 
     def unreadable(self, raw: RawMessage, envelope: Envelope, error: BridgeError) -> Prepared:
         """The dead letter of a stored message whose encrypted bytes no longer open; they are kept as they are.

@@ -261,13 +261,18 @@ class QueueWorker:
             raw_messages.release(txn, keys)
 
     def _prepared(self, row: RawMessageRow) -> Prepared:
+        envelope = envelope_of(row)
         try:
             raw = opened(row, self._wrapper)
         except Incorrect as error:
             closed = RawMessage(row.source, b"", None, None, row.received_us)
-            envelope = Envelope(row.key_id, row.wrapped_key, row.nonce, row.ciphertext)
             return self._preparer.unreadable(closed, envelope, error)
-        return self._preparer.prepare(raw)
+        return self._preparer.prepare(raw, envelope)
+
+
+def envelope_of(row: RawMessageRow) -> Envelope:
+    """The encrypted bytes of a stored row."""
+    return Envelope(row.key_id, row.wrapped_key, row.nonce, row.ciphertext)
 
 
 def opened(row: RawMessageRow, wrapper: KeyWrapper) -> RawMessage:
@@ -284,5 +289,5 @@ def opened(row: RawMessageRow, wrapper: KeyWrapper) -> RawMessage:
             remedy="Restore it from a backup, or have the sender send it again and resolve the dead letter.",
         )
     raw = RawMessage(row.source, b"", ContentKind(row.kind), None, row.received_us)
-    content = open_envelope(Envelope(row.key_id, row.wrapped_key, row.nonce, row.ciphertext), aad(raw), wrapper)
+    content = open_envelope(envelope_of(row), aad(raw), wrapper)
     return replace(raw, content=content)

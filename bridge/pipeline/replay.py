@@ -8,7 +8,7 @@ from bridge.errors import Conflict, NotFound, Unavailable
 from bridge.keys.ports import KeyWrapper
 from bridge.pipeline.batch import CONSENT_ALARM, Batcher, Verdict, lift_restrictions
 from bridge.pipeline.prepare import Preparer
-from bridge.pipeline.queue import opened
+from bridge.pipeline.queue import envelope_of, opened
 from bridge.store import alarms, dead_letters, raw_messages, source_control
 from bridge.store.database import Database, Transaction
 from bridge.store.rows import DeadLetterRow, DeadState
@@ -67,7 +67,7 @@ class Replayer:
             raise Conflict("dead-letter-closed", f"dead letter {dead_key} is {dead.state} already")
         if row is None:
             raise NotFound("raw-message-absent", f"the message of dead letter {dead_key} is not kept any more")
-        prepared = self._preparer.prepare(opened(row, self._wrapper))
+        prepared = self._preparer.prepare(opened(row, self._wrapper), envelope_of(row))
         for attempt in range(_ATTEMPTS):
             try:
                 return self._batcher.replay(prepared, dead, by=by, reason=reason)

@@ -26,7 +26,7 @@ from bridge.record.commitments import Commitments, RecordKeys, organization_owne
 from bridge.record.ids import lock_slot
 from bridge.record.persons import AssertedMerge, ChangedRecord, relink
 from bridge.record.versions import stored_bytes
-from bridge.record.work import Change, Draft, Entry, Work, stored_of
+from bridge.record.work import Change, Draft, Entry, Work
 from bridge.store import identity, resources
 from bridge.store.database import Transaction
 from bridge.store.rows import Outcome, ResourceRow, ResourceWrite, VersionRow
@@ -306,8 +306,8 @@ class _Patients:
 def _patient_id(entry: Entry) -> str | None:
     """The id of the patient that the newest content names; a deletion stays with the patient of what it deletes."""
     body = next((draft.body for draft in reversed(entry.drafts) if draft.body is not None), None)
-    if body is None and entry.row is not None:
-        body = stored_of(entry.row).body
+    if body is None and entry.loaded is not None:
+        body = entry.loaded.body
     reference = patient_of(body) if body is not None else None
     target = parse_reference(reference) if reference else None
     return target.id if target is not None and target.type == "Patient" else None

@@ -6,12 +6,14 @@ Each of these once got past its own stage and broke the batch's transaction, or 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from bridge.pipeline.batch import Item
+from bridge.record import recorder
 from bridge.store.dialect import Statement
 from bridge.store.rows import Outcome
 from bridge.telemetry.stop import Stop
@@ -30,10 +32,10 @@ def patient(**elements: Any) -> dict[str, Any]:
     ("content", "code"),
     [
         pytest.param({"resourceType": "Medication", "id": "m"}, "type-not-stored", id="type"),
-        pytest.param(patient(name=[{"family": 5, "given": {"a": 1}}]), "record-failed", id="given-an-object"),
-        pytest.param(patient(name=[{"use": ["old"], "family": "x"}]), "record-failed", id="use-a-list"),
-        pytest.param(patient(telecom=[{"system": ["phone"], "value": "1"}]), "record-failed", id="system-a-list"),
-        pytest.param(patient(address=[{"line": {"a": "b"}}]), "record-failed", id="line-an-object"),
+        pytest.param(patient(name=[{"family": 5, "given": {"a": 1}}]), "fhir-invalid", id="given-an-object"),
+        pytest.param(patient(name=[{"use": ["old"], "family": "x"}]), "fhir-invalid", id="use-a-list"),
+        pytest.param(patient(telecom=[{"system": ["phone"], "value": "1"}]), "fhir-invalid", id="system-a-list"),
+        pytest.param(patient(address=[{"line": {"a": "b"}}]), "fhir-invalid", id="line-an-object"),
         pytest.param(hl7("ADT^A04", "PID|1||1\0^^^NORTH^MR||A^B", "CON|1|x"), "zero-character", id="consent-of-zero"),
         pytest.param(
             b'{"resourceType":"Consent","id":"c","patient":{"identifier":{"system":"urn:test:north","value":"a\\u0000"}}}',
@@ -61,6 +63,25 @@ def test_it_is_a_dead_letter_and_its_neighbours_are_stored(
     assert outcomes(hospital.feed(neighbour(3))) == [Outcome.STORED]
     row = hospital.position()
     assert (row.received, row.stored, row.dead, row.next_offset) == (4, 3, 1, 4)
+
+
+def test_a_message_that_breaks_the_recording_of_its_batch_is_found(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception that nobody expected, after the messages' own stages: halving finds whose it is."""
+    features_of = recorder.features_of
+
+    def broken(resource: Mapping[str, Any], *others: Any) -> Any:
+        if resource.get("birthDate") == "1999-09-09":
+            raise TypeError("1999-09-09")
+        return features_of(resource, *others)
+
+    monkeypatch.setattr(recorder, "features_of", broken)
+    verdicts = hospital.feed(neighbour(1), patient(birthDate="1999-09-09"), neighbour(2))
+
+    assert outcomes(verdicts) == [Outcome.STORED, Outcome.DEAD, Outcome.STORED]
+    assert codes(verdicts) == ["record-failed"]
+    assert "1999" not in str(hospital.rows("dead_letter"))
 
 
 def test_a_consent_of_a_name_that_nobody_can_have_pauses_its_source(hospital: Hospital) -> None:

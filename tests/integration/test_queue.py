@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from adapters.sources.folder import FolderListener, FolderSettings
 from bridge.errors import Busy, Fault, Incorrect, Unavailable
+from bridge.keys.envelope import Envelope
 from bridge.pipeline import queue as queue_module
 from bridge.pipeline.batch import CONSENT_ALARM
 from bridge.pipeline.ports import RawMessage, Receipt
@@ -297,11 +298,11 @@ def test_what_one_worker_prepares_no_other_prepares(database_url: str, monkeypat
     def counting(number: int) -> None:
         prepare = hospitals[number].preparer.prepare
 
-        def counted(raw: RawMessage) -> Prepared:
+        def counted(raw: RawMessage, envelope: Envelope) -> Prepared:
             prepared[number].append(raw.received_us)
             if number == 0 and len(prepared[0]) == 50:
                 work_off(quick)
-            return prepare(raw)
+            return prepare(raw, envelope)
 
         monkeypatch.setattr(hospitals[number].preparer, "prepare", counted)
 
