@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -62,9 +63,14 @@ class Kafka(Server):
         return name
 
     def delete_topic(self, name: str) -> None:
-        """Deletes a topic and what it holds."""
+        """Deletes a topic and what it holds; returns once the broker, which hears of it later, no longer names it."""
         with self._admin() as admin:
             admin.delete_topics([name])
+            deadline = time.monotonic() + 30
+            while name in admin.list_topics():
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"still there: {name}")
+                time.sleep(0.02)
 
     @contextlib.contextmanager
     def _admin(self) -> Iterator[object]:
