@@ -13,7 +13,7 @@ from bridge.hl7v2.charset import decode_wide, encode
 
 _START: Final = re.compile(
     rb"(?:^|(?<=[\r\n\x0b\x1c]))[ \t]*(?:(?P<MSH>MSH)(?=[!-/:-@\[-`{-~])|"
-    rb"(?P<envelope>FHS|BHS|BTS|FTS)(?:[!-/:-@\[-`{-~][^\r\n]*)?(?=[\r\n]|$))"
+    rb"(?P<envelope>(?:FHS|BHS|BTS|FTS)(?=[!-/:-@\[-`{-~])|(?:BTS|FTS)(?=[\r\n]|$))[^\r\n]*)"
 )
 _FRAMING: Final = b"\x0b\x1c\r\n"
 _BOM: Final = b"\xef\xbb\xbf"
@@ -25,7 +25,7 @@ class Finding(NamedTuple):
 
     Attributes:
         code: ``batch-count-wrong``, ``file-count-wrong``; ``batch-not-ended``, ``file-not-ended`` (no trailer came),
-            ``batch-not-begun``, ``file-not-begun`` (no header); ``outside-messages`` (bytes before the first message).
+            ``batch-not-begun``, ``file-not-begun`` (no header); ``outside-messages`` (bytes in no message).
         number: of the batch within the file, or of the file, counted from 1.
         told: what the trailer counts, where it counts.
         found: messages of a batch, batches of a file; bytes outside.
@@ -39,14 +39,18 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The messages of a file in order, each from its MSH to its last byte, and what is wrong with what is around them."""
+    """The messages of a file in order, and what is wrong with the envelopes around them.
+
+    Each is the bytes from an MSH on; bytes outside of all messages and envelopes, such as the half of a message, stand in
+    their place as one of their own, which the reader refuses by name.
+    """
 
     messages: tuple[bytes, ...]
     findings: tuple[Finding, ...]
 
 
 def split_messages(raw: bytes) -> list[bytes]:
-    """The messages of a file, in order, each from its MSH to its last byte; batch headers and trailers are left out.
+    """The messages of a file as :func:`read_batch` gives them; batch headers and trailers are left out.
 
     A file without any MSH comes back whole, so that whoever reads it reports it; an empty one, or one that is nothing but
     envelopes, gives no message.
@@ -71,27 +75,25 @@ def read_batch(raw: bytes) -> Batch:
 def _read(raw: bytes) -> Batch:
     envelopes = _Envelopes()
     messages: list[bytes] = []
-    start = -1  # of the message that is open
     outside = 0
-    position = 0
-    for match in _START.finditer(raw):
-        if start >= 0:
-            messages.append(raw[start : match.start()])
-        else:
-            outside += len(raw[position : match.start()].strip(_FRAMING))
-        if match["MSH"]:
-            start, position = match.start("MSH"), match.start()
+    position, inside = 0, False
+    for match in (*_START.finditer(raw), None):
+        part = raw[position : match.start() if match else len(raw)]
+        if part.strip(_FRAMING + b" \t"):
+            messages.append(part)
+            outside += 0 if inside else len(part.strip(_FRAMING))
+        if match is None:
+            break
+        inside = match["MSH"] is not None
+        if inside:
+            position = match.start("MSH")
             envelopes.messages += 1
         else:
-            start, position = -1, match.end()
+            position = match.end()
             envelopes.take(match["envelope"], match[0].strip())
-    if start >= 0:
-        messages.append(raw[start:])
-    elif messages or envelopes.any:
-        outside += len(raw[position:].strip(_FRAMING))
-    elif raw.strip(_FRAMING):
-        return Batch((raw,), ())
     envelopes.finish()
+    if outside == len(raw.strip(_FRAMING)):
+        return Batch((raw,) if outside else (), ())
     if outside:
         envelopes.findings.append(Finding("outside-messages", 1, None, outside))
     return Batch(tuple([part.strip(_FRAMING) + b"\r" for part in messages]), tuple(envelopes.findings))
@@ -103,14 +105,12 @@ class _Envelopes:
     def __init__(self) -> None:
         self.findings: list[Finding] = []
         self.messages = 0  # of the open batch, or between batches
-        self.any = False
         self._batches = 0  # of the open file, or between files
         self._batch_open = self._file_open = False
         self._batch_number = self._file_number = 0
 
     def take(self, name: bytes, line: bytes) -> None:
         """The next header or trailer."""
-        self.any = True
         if name == b"FHS":
             self.finish()
             self._file_open = True

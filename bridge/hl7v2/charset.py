@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from bridge.errors import Incorrect, Unsupported
 from bridge.hl7v2.codecs import decode_bytes, encode_text
-from bridge.hl7v2.iso2022 import decode_switching, encode_switching, may_switch, switches
+from bridge.hl7v2.iso2022 import decode_switching, encode_switching, may_switch, switches, switches_undeclared
 
 _SWITCHING: Final = "+ISO-2022"
 _REMEDY: Final = "Correct MSH-18 at the sender, or set the charset of the site."
@@ -38,7 +38,7 @@ class _Plan(NamedTuple):
 
     encoding: str
     codec: str
-    may_switch: bool
+    may_switch: bool  # what the bytes must show all the same
     alternates: bool  # the declaration names sets to switch to
 
 
@@ -98,7 +98,8 @@ def _plan(declared: str) -> _Plan:
         )
     if known.codec == "switch":
         return _Plan("US-ASCII", "ascii", may_switch=True, alternates=True)
-    return _Plan(known.encoding, known.codec, may_switch(known.codec), alternates)
+    switching = may_switch(known.codec) if alternates else switches_undeclared(known.codec)
+    return _Plan(known.encoding, known.codec, switching, alternates)
 
 
 def decode(raw: bytes, declared: str, escape: bytes = b"\\") -> Decoded:
@@ -107,7 +108,7 @@ def decode(raw: bytes, declared: str, escape: bytes = b"\\") -> Decoded:
     Nothing declared: UTF-8 where the bytes are valid UTF-8, else ISO-8859-1, either recorded as fallback unless the bytes
     are ASCII. ASCII declared and bytes above 127 that are valid UTF-8, or UTF-16 declared and the bytes are valid UTF-8:
     read as UTF-8, recorded as fallback (senders declare by default, engines convert). ISO 2022 designations are obeyed
-    wherever the first set lets them, and recorded as fallback where MSH-18 names no set to switch to; ``\C..\`` and
+    where MSH-18 names sets to switch to, and among ASCII and JIS X 0201 anyway, then recorded as fallback; ``\C..\`` and
     ``\M..\`` only where it names one.
 
     Args:
@@ -193,8 +194,8 @@ _WIDE_STARTS: Final = {
     for width in (4, 2)
     for order in ("LE", "BE")
 }
-_FRAMING: Final = "\x0b\x1c\r\n \t\0"
-_WIDE_LEAD: Final = frozenset("\x0b\x1c\r\n \t\ufeff")
+_FRAMING: Final = "\x0b\x1c\r\n"
+_LEAD: Final = _FRAMING + " \t\ufeff"
 _FAR: Final = 64
 
 
@@ -219,12 +220,12 @@ def decode_wide(raw: bytes, *, strict: bool = True) -> tuple[str, str] | None:
         raise Incorrect(
             "charset-invalid", f"the message is {encoding}, and the byte at offset {error.start} is not", remedy=_REMEDY
         ) from None
-    return text.lstrip("\ufeff" + _FRAMING).rstrip(_FRAMING), encoding
+    return text.lstrip(_LEAD).rstrip(_FRAMING), encoding
 
 
 def _begins(head: bytes, encoding: str, starts: tuple[bytes, ...]) -> bool:
     for start in starts:
         at = head.find(start)
-        if at >= 0 and at % (len(start) // 3) == 0 and _WIDE_LEAD.issuperset(head[:at].decode(encoding, "replace")):
+        if at >= 0 and at % (len(start) // 3) == 0 and not head[:at].decode(encoding, "replace").strip(_LEAD):
             return True
     return False

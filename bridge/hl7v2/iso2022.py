@@ -12,7 +12,7 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Final, NamedTuple
 
-from bridge.hl7v2.codecs import decode_bytes, encode_text
+from bridge.hl7v2.codecs import JIS_X_0201, decode_bytes, encode_text
 
 _ESC: Final = b"\x1b"
 _ASCII: Final = "ascii"
@@ -43,6 +43,11 @@ def may_switch(codec: str) -> bool:
     return codec == _ASCII or codec in _right()
 
 
+def switches_undeclared(codec: str) -> bool:
+    """Whether ESC switches even where nobody said so: among ASCII and the Japanese set of one byte it means nothing else."""
+    return codec in (_ASCII, JIS_X_0201)
+
+
 @lru_cache(maxsize=64)
 def _designations(escape: bytes) -> re.Pattern[bytes]:
     """ESC with a known designation, or its HL7 escape where ``escape`` is given; or a segment's end."""
@@ -68,9 +73,12 @@ def decode_switching(raw: bytes, base: str, escape: bytes) -> str:
     sets = _sets()
     left: _Set | None = None
     right = base
+    bare = False  # the left half was designated by ESC: until the next, an escape character is half of another
     found: list[str] = []
     position = 0
     for match in _designations(escape).finditer(raw):
+        if bare and match[2] and left is not None:
+            continue
         found.append(_decoded(raw[position : match.start()], left, right))
         position = match.end()
         sequence = match[1] or (bytes.fromhex(match[2].decode()) if match[2] else b"")
@@ -83,6 +91,7 @@ def decode_switching(raw: bytes, base: str, escape: bytes) -> str:
             right = known.codec
         else:
             left = None if known.codec == _ASCII else known
+            bare = match[1] is not None
     found.append(_decoded(raw[position:], left, right))
     return "".join(found)
 

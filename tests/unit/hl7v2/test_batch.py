@@ -78,7 +78,18 @@ def test_envelopes_are_checked_against_what_they_hold(raw, findings):
     batch = read_batch(raw)
 
     assert list(batch.findings) == findings
-    assert len(batch.messages) == raw.count(b"MSH|")
+    assert [part for part in batch.messages if part.startswith(b"MSH|")] == [m for m in (ONE, TWO) if m in raw]
+    assert len(batch.messages) == raw.count(b"MSH|") + sum(finding.code == "outside-messages" for finding in findings)
+
+
+def test_bytes_outside_are_neither_lost_nor_joined_to_a_message():
+    """The half of a message stands alone where it was, to be refused; words that look like an envelope's name are text."""
+    batch = read_batch(b"PV1|1|I\r" + ONE + b"OBX|1|TX|||a\rBHS\rb\r" + b"BTS|1\r" + b"PID|1||79\r" + TWO)
+
+    assert list(batch.messages) == [b"PV1|1|I\r", ONE + b"OBX|1|TX|||a\rBHS\rb\r", b"PID|1||79\r", TWO]
+    for half in (batch.messages[0], batch.messages[2]):
+        with pytest.raises(Incorrect):
+            parse(half)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32-be"])
@@ -101,4 +112,6 @@ def test_a_batch_that_breaks_off_gives_what_came():
         batch = read_batch(raw[:end])
 
         assert "file-not-ended" in {finding.code for finding in batch.findings}
-        assert list(batch.messages[:-1]) == [ONE, TWO][: max(0, len(batch.messages) - 1)]
+        whole = [part for part in batch.messages if part in (ONE, TWO)]
+        assert whole == [ONE, TWO][: len(whole)]
+        assert len(batch.messages) - len(whole) <= 1
