@@ -57,6 +57,7 @@ class Rule(NamedTuple):
     indexes: tuple[int, ...]  # parts of the own segment or type that it reads
     covers: tuple[tuple[int, Cover], ...]  # what it reads of each
     reads: bool  # it reads something; else it is a constant
+    within: bool = False  # it reads its own segment or type alone
 
 
 class Compiler:
@@ -142,16 +143,17 @@ class Compiler:
         many = bool(path) and path[-1].label == "" and scope.level == 0
         reads = [self._read(reference, source, scope, many=many) for reference in references]
         leaf = reads[0].leaf if len(reads) == 1 else _first_of([read.leaf for read in reads])
+        own = [read for read in reads if read.part >= 0]
+        within = len(own) == len(reads) and source.get("as") not in built_in.LEAVES  # those look at absent parts too
         if when is not None:
-            leaf = _guarded(leaf, when)
+            leaf = _at_when(reads[0], when) if within and len(reads) == 1 else _guarded(leaf, when)
         plainest = reads[0] if len(reads) == 1 and when is None and not many else None
         part = Part(path, leaf, listed=many)
         if plainest is not None and plainest.converter is not None:
             part = part._replace(at=plainest.part, converter=plainest.converter)
-        own = [read for read in reads if read.part >= 0]
         covers = tuple((read.part, read.cover) for read in reads if read.part >= 0 or read.part == _EVERYTHING)
         extra = self._added_covers(source, scope)
-        return Rule(full_name, [part], tuple(read.part for read in own), covers + extra, reads=True)
+        return Rule(full_name, [part], tuple(read.part for read in own), covers + extra, reads=True, within=within)
 
     def _text(self, name: str, path: Path, source: Map, scope: Scope, when: Condition | None) -> Rule:
         """A rule that makes one text of several components."""
@@ -173,11 +175,12 @@ class Compiler:
                 texts[2 * at_piece + 1] = value
             return "".join(texts)
 
-        leaf = filled if when is None else _guarded(filled, when)
+        leaf = filled if when is None else _kept(filled, when)
         if "within" in source:
             leaf = _enclosed(leaf, template(source["within"], source.at("within")))
         indexes = tuple(number - 1 for number in numbers)
-        return Rule(name, [Part(path, leaf)], indexes, tuple((index, ALL) for index in indexes), reads=True)
+        covers = tuple((index, ALL) for index in indexes)
+        return Rule(name, [Part(path, leaf)], indexes, covers, reads=True, within=True)
 
     def condition(self, source: Map, scope: Scope) -> Condition | None:
         """The compiled ``when`` of a rule, if it has one."""
@@ -381,18 +384,18 @@ _Choice = Callable[[str, "Run"], "dict[str, Json] | None"]
 _EVERYTHING: Final = -2  # stands for the index of a rule that reads all of its data type
 
 
-_REMEMBERED: Final = 5_000  # texts a rule and process
+_REMEMBERED: Final = 2_000  # texts a rule, before they are forgotten together: of up to a kilobyte or two each
 
 
 def _remembering(convert: Converter) -> Converter:
-    """Keeps the values of texts that come again and again (codes, units), with what was reported about them.
+    """Keeps the values of texts that come again and again (codes, names, addresses), with what was reported about them.
 
     The values are shared between messages: nobody changes a value in place.
     """
-    known: dict[tuple[str, str, str], tuple[Json, tuple[Report, ...]]] = {}
+    known: dict[tuple[str, str], tuple[Json, tuple[Report, ...]]] = {}
 
     def remembered(raw: str, run: Run) -> Json:
-        key = (raw, run.source, run.component)
+        key = (raw, run.dialect)
         found = known.get(key)
         if found is None:
             outer, run.reports = run.reports, {}
@@ -537,6 +540,26 @@ def _first_of(leaves: list[Leaf]) -> Leaf:
 
 def _guarded(leaf: Leaf, when: Condition) -> Leaf:
     return lambda parts, run: leaf(parts, run) if when(parts, run) else None
+
+
+def _at_when(read: _Read, when: Condition) -> Leaf:
+    """A guarded read of one part: most are absent, and conditions take longer than to see that."""
+    index, leaf = read.part, read.leaf
+
+    def guarded(parts: list[str], run: Run) -> Json:
+        return leaf(parts, run) if index < len(parts) and parts[index] and when(parts, run) else None
+
+    return guarded
+
+
+def _kept(leaf: Leaf, when: Condition) -> Leaf:
+    """A value kept on a condition: for values that are sooner made than the condition is decided."""
+
+    def kept(parts: list[str], run: Run) -> Json:
+        value = leaf(parts, run)
+        return value if value is not None and when(parts, run) else None
+
+    return kept
 
 
 def _defaulted(convert: Converter, members: dict[str, Json]) -> Converter:

@@ -286,7 +286,11 @@ def _finish(pending: Pending, slot: Slot, event: Event, run: Run) -> None:  # no
     for setting in event.sets.get(slot.name, ()):
         _set(setting, pending, run)
     if slot.sets:
-        told = {unit.path.partition("#")[0] for unit in pending.units if unit.value is not CLEARED}
+        told = {
+            unit.path.partition("#")[0] if "#" in unit.path else unit.path
+            for unit in pending.units
+            if unit.value is not CLEARED
+        }
         for setting in slot.sets:
             if setting.kind is not UnitKind.FILL or told.isdisjoint(setting.forms):
                 _set(setting, pending, run)

@@ -70,7 +70,7 @@ class Ledger:
             if not raw:
                 continue
             found = read.get(index)
-            composite = split(raw) is not None
+            composite = not raw.isalnum() and split(raw) is not None  # most fields are plain words or numbers
             if found is None:
                 count = len(leaves(raw)) if composite else 1
                 if index in drops:

@@ -46,10 +46,10 @@ def compile_resource(compiler: Compiler, type_map: TypeMap, level: int) -> tuple
 
 
 def _remembered(make: Callable[[list[str], Run], Made | None], level: int) -> Converter:
-    known: dict[tuple[str, str, int, str], Made | None] = {}
+    known: dict[tuple[str, str, int], Made | None] = {}
 
     def convert(raw: str, run: Run) -> Json:
-        key = (run.source, raw, run.day_us, run.component + run.subcomponent)
+        key = (raw, run.dialect, run.day_us)
         try:
             made = known[key]
         except KeyError:

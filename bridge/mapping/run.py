@@ -76,6 +76,7 @@ class Run:
     Attributes:
         group: the group instance of the segment at hand, for conditions on other segments.
         fields: the fields of the segment at hand.
+        dialect: the site and how the message is written: equal texts of one dialect mean the same.
         timeless: the message tells no time of its own.
         fired: the rules that made something of it, with what they read.
         shared: finished operations on resources that many messages name (practitioners, places, organisations).
@@ -87,6 +88,7 @@ class Run:
         "component",
         "control_id",
         "day_us",
+        "dialect",
         "escape",
         "event",
         "fields",
@@ -118,6 +120,7 @@ class Run:
         self.subcomponent = delimiters.subcomponent
         self.repetition = delimiters.repetition
         self.escape = delimiters.escape
+        self.dialect = f"{self.source}{delimiters.field}{delimiters.encoding_characters}{delimiters.charset}"
         self.group = group
         self.segment: Segment | None = None
         self.fields: list[str] = []

@@ -37,6 +37,7 @@ class Unit(NamedTuple):
         name: of the rule; of the first, where several make the unit.
         covers: what is read.
         single: one rule makes the unit.
+        within: nothing but ``indexes`` is read: without any of them the unit is absent.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Unit(NamedTuple):
     name: str
     covers: tuple[tuple[int, Cover], ...]
     single: bool
+    within: bool
 
 
 class UnitMap(NamedTuple):
@@ -58,7 +60,7 @@ class UnitMap(NamedTuple):
         """Appends the units that the fields change to ``into``, their rules to ``names``, what was read to ``run.fired``."""
         count = len(fields)
         fired = run.fired
-        for path, index, indexes, leaf, name, covers, single in self.units:
+        for path, index, indexes, leaf, name, covers, single, within in self.units:
             referred = run.referred
             if index >= 0:
                 if index >= count:
@@ -76,6 +78,12 @@ class UnitMap(NamedTuple):
                     if single:
                         fired.append((name, covers))
             else:
+                if within:
+                    for at in indexes:
+                        if at < count and fields[at]:
+                            break
+                    else:
+                        continue
                 value = leaf(fields, run)
                 if value is None:
                     if not _all_null(fields, indexes, count):
@@ -175,7 +183,8 @@ def _unit(path: str, members: list[tuple[Rule, Part]]) -> Unit:
         listed = parts[0].path and parts[0].path[0].label is not None
         built = build_list(parts) if listed else build(parts)
         leaf = built.leaf or _constant_leaf(built.constant, built.guard)
-    return Unit(path, alone, indexes, leaf, rules[0].name, covers, single)
+    within = all(rule.within for rule in rules)
+    return Unit(path, alone, indexes, leaf, rules[0].name, covers, single, within)
 
 
 def _choice(parts: list[Part]) -> Leaf:
