@@ -56,7 +56,9 @@ class UnitMap(NamedTuple):
     name: str
     units: tuple[Unit, ...]
 
-    def run(self, fields: list[str], run: Run, into: list[UnitChange], names: list[str]) -> None:
+    def run(  # noqa: C901, PLR0912 - hot path: calls would cost more than they tell
+        self, fields: list[str], run: Run, into: list[UnitChange], names: list[str]
+    ) -> None:
         """Appends the units that the fields change to ``into``, their rules to ``names``, what was read to ``run.fired``."""
         count = len(fields)
         fired = run.fired
