@@ -26,6 +26,7 @@ _LOST_MEMBERSHIP: Final = (
 )
 
 _FETCH_BYTES: Final = 2**20
+_RANGE_MS: Final = 5000
 _KINDS: Final = {
     b"x-application/hl7-v2+er7": ContentKind.HL7V2,
     b"application/hl7-v2": ContentKind.HL7V2,
@@ -56,6 +57,9 @@ class KafkaSource:
     The store answers where to read next on every assignment; committed offsets are written for lag tools only. Rebalance
     callbacks come on the client's own loop and must not block, so they are noted there and told to the assignment at the
     next poll, on the caller's thread; records of a partition fetched before its seek are thrown away.
+
+    A partition that does not hold the position to be read next is paused here and reported once, whether that is seen at
+    its assignment or while it is read; :meth:`seek` lets it go on.
     """
 
     def __init__(self, name: str, settings: KafkaSourceSettings) -> None:
@@ -66,6 +70,7 @@ class KafkaSource:
         self._owned: dict[TopicPartition, Partition] = {}
         self._gaps: dict[Partition, int] = {}
         self._rebalances: list[tuple[str, list[TopicPartition]]] = []
+        self._member = ""  # of which membership the owned partitions are
 
     def open(self, assignment: Assignment) -> None:
         """Joins the group."""
@@ -75,15 +80,16 @@ class KafkaSource:
             self._consumer = KafkaConsumer(
                 group_id=settings.group_id,
                 enable_auto_commit=False,
-                auto_offset_reset="earliest",
+                auto_offset_reset="none",  # an offset that is out of range is said, never passed over
                 isolation_level="read_committed",
                 partition_assignment_strategy=(CooperativeStickyAssignor,),
                 max_poll_interval_ms=int(settings.max_poll_interval_seconds * 1000),
                 session_timeout_ms=int(settings.session_timeout_seconds * 1000),
                 heartbeat_interval_ms=int(min(3.0, settings.session_timeout_seconds / 3) * 1000),
-                # What is fetched ahead stays in memory; a larger message comes all the same, alone (KIP-74).
-                max_partition_fetch_bytes=_FETCH_BYTES,
-                fetch_max_bytes=4 * _FETCH_BYTES,
+                # The client holds a response several times over (pieces, joined, framed, by partition) on top of the one
+                # that is worked off, for each source; a larger message comes all the same, alone (KIP-74).
+                max_partition_fetch_bytes=_FETCH_BYTES // 4,
+                fetch_max_bytes=_FETCH_BYTES,
                 receive_message_max_bytes=settings.max_message_bytes + 8 * _FETCH_BYTES,
                 fetch_max_wait_ms=100,
                 **settings.client_arguments(),
@@ -95,21 +101,19 @@ class KafkaSource:
 
         Raises:
             Unavailable: the brokers are out of reach.
-            PositionOutOfRange: at assignment, partitions did not hold the stored position. Limit: retention that overtakes
-                a partition while it is assigned is not seen.
+            PositionOutOfRange: retention overtook partitions, or their log was cut or restored.
         """
         consumer = self._opened()
         if self._gaps:
             gaps, self._gaps = self._gaps, {}
             raise PositionOutOfRange(gaps)
         try:
-            records = consumer.poll(timeout_ms=int(timeout_seconds * 1000), max_records=max_messages)
+            records, moved = self._pulled(consumer, max_messages, int(timeout_seconds * 1000))
         except _LOST_MEMBERSHIP:
             self._lose(list(self._owned))
             return ()
         except kafka_errors.KafkaError as error:
             raise closed_error(error, f"read topic {self._settings.topic}") from error
-        moved = self._rebalance()
         received_us = time.time_ns() // 1000
         fetched: list[Fetched] = []
         for topic_partition, batch in records.items():
@@ -125,6 +129,26 @@ class KafkaSource:
                 for record in batch
             )
         return fetched
+
+    def _pulled(
+        self, consumer: Any, max_messages: int, timeout_ms: int
+    ) -> tuple[Mapping[TopicPartition, Sequence[Any]], set[TopicPartition]]:
+        """Records by partition, and the partitions whose records are void; tells rebalances, notes gaps."""
+        records: Mapping[TopicPartition, Sequence[Any]] = {}
+        missing: dict[TopicPartition, int | None] = {}
+        try:
+            records = consumer.poll(timeout_ms=timeout_ms, max_records=max_messages)
+        except kafka_errors.NoOffsetForPartitionError:
+            pass  # newly assigned and never committed; the store says where to read
+        except kafka_errors.OffsetOutOfRangeError as error:
+            missing = dict.fromkeys(error.args[0])
+        except kafka_errors.LogTruncationError as error:
+            missing = {tp: place and place.offset for tp, place in error.divergent_offsets.items()}
+        if missing:
+            consumer.topics()  # asks the brokers: a topic created anew is another one, not this one with a gap
+        moved = self._rebalance()
+        self._miss({tp: go_on for tp, go_on in missing.items() if tp in self._owned and tp not in moved})
+        return records, moved
 
     def commit(self, positions: Mapping[Partition, int]) -> None:
         """Commits the positions of partitions still owned; a lost membership is noticed at the next poll."""
@@ -158,6 +182,9 @@ class KafkaSource:
         """Leaves the group, so that the partitions move at once."""
         consumer, self._consumer = self._consumer, None
         self._owned.clear()
+        self._gaps.clear()
+        self._rebalances = []
+        self._member = ""
         if consumer is not None:
             consumer.close(autocommit=False, timeout_ms=5000)
 
@@ -177,6 +204,7 @@ class KafkaSource:
     def _rebalance(self) -> set[TopicPartition]:
         """Tells the assignment what happened; answers the partitions whose fetched records are void."""
         moved: set[TopicPartition] = set()
+        before = set(self._owned)
         while self._rebalances:
             kind, topic_partitions = self._rebalances.pop(0)
             moved.update(topic_partitions)
@@ -184,6 +212,7 @@ class KafkaSource:
                 self._assign(topic_partitions)
             else:
                 self._lose(topic_partitions, revoked=kind == "revoked")
+        moved |= self._renew_membership(before - moved)
         recreated = [tp for tp, partition in self._owned.items() if partition.topic_id != self._topic_id()]
         if recreated:
             self._lose(recreated)
@@ -191,23 +220,56 @@ class KafkaSource:
             moved.update(recreated)
         return moved
 
+    def _renew_membership(self, held: set[TopicPartition]) -> set[TopicPartition]:
+        """Where the group has put this member out, what it ``held`` is lost; answers which partitions that concerns.
+
+        The client keeps the assignment when it joins anew, and says nothing of partitions that it gets back, though others
+        may have had them meanwhile.
+        """
+        metadata = self._consumer.group_metadata()
+        member = metadata.member_id if metadata.generation_id >= 0 else ""
+        if member == self._member:
+            return set()
+        self._member = member
+        self._lose([tp for tp in held if tp in self._owned])
+        returned = self._consumer.assignment() - self._owned.keys() if member else set()
+        self._assign(list(returned))
+        return held | returned
+
     def _assign(self, topic_partitions: list[TopicPartition]) -> None:
         assert self._assignment is not None
-        still_owned = self._consumer.assignment()
+        gainable = self._consumer.assignment() - self._owned.keys()
         topic_id = self._topic_id()
-        gained = {tp: Partition(self.name, topic_id, tp.partition) for tp in topic_partitions if tp in still_owned}
+        gained = {tp: Partition(self.name, topic_id, tp.partition) for tp in topic_partitions if tp in gainable}
         if not gained:
             return
         offsets = self._assignment.assigned(list(gained.values()))
-        first = self._consumer.beginning_offsets(list(gained))
-        end = self._consumer.end_offsets(list(gained))
+        first, end = self._range(list(gained))
         for topic_partition, partition in gained.items():
             self._owned[topic_partition] = partition
             self._consumer.seek(topic_partition, offsets[partition])
             if not first[topic_partition] <= offsets[partition] <= end[topic_partition]:
-                # The client would go to the first offset without a word.
                 self._consumer.pause(topic_partition)
                 self._gaps[partition] = first[topic_partition]
+
+    def _miss(self, missing: Mapping[TopicPartition, int | None]) -> None:
+        """Notes owned partitions that no longer hold their position, with the offset to go on from if that is known."""
+        if not missing:
+            return
+        self._consumer.pause(*missing)
+        first, _ = self._range(list(missing))
+        for topic_partition, go_on in missing.items():
+            partition = self._owned[topic_partition]
+            self._gaps[partition] = first[topic_partition] if go_on is None else go_on
+
+    def _range(
+        self, topic_partitions: list[TopicPartition]
+    ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+        """First and last offset of each; without a limit the client would ask for ever, and no stop would be seen."""
+        return (
+            self._consumer.beginning_offsets(topic_partitions, timeout_ms=_RANGE_MS),
+            self._consumer.end_offsets(topic_partitions, timeout_ms=_RANGE_MS),
+        )
 
     def _lose(self, topic_partitions: list[TopicPartition], *, revoked: bool = False) -> None:
         assert self._assignment is not None

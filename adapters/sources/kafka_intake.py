@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import threading
+from typing import Any, Final
 
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
@@ -14,6 +15,7 @@ from bridge.config.adapters import AdapterSpec
 from bridge.errors import Busy, Incorrect
 from bridge.pipeline.ports import ContentKind, RawMessage, Receipt
 
+_METADATA_SECONDS: Final = 5.0
 _CONTENT_TYPES = {ContentKind.HL7V2: b"x-application/hl7-v2+er7", ContentKind.FHIR_JSON: b"application/fhir+json"}
 
 
@@ -31,36 +33,42 @@ class KafkaIntakeSettings(KafkaConnection):
     max_waiting: int = Field(
         default=10_000, gt=0, description="More unacknowledged messages than this are refused for now."
     )
+    max_waiting_bytes: int = Field(
+        default=256 * 2**20,
+        gt=0,
+        description="More unacknowledged bytes than this are refused for now; one message is always let in.",
+    )
 
 
 class KafkaIntake:
     """See :class:`bridge.pipeline.ports.Intake`: ``acks=all``, idempotent, acknowledged from the producer's callback.
 
     Many accepts wait at once, so that the producer can batch them; order per key is kept by the idempotent producer.
+    ``accept`` never blocks its event loop: whatever the producer would wait for (brokers, the topic's metadata) is waited
+    for on a thread, and what waits for the brokers is bounded in number and in bytes.
     """
 
     def __init__(self, name: str, settings: KafkaIntakeSettings) -> None:
         self.name = name
         self._settings = settings
         self._producer: Any = None
-        self._opening: asyncio.Future[Any] | None = None
+        self._preparing: asyncio.Future[Any] | None = None
+        self._lock = threading.Lock()  # of opening and closing, both off the loop
         self._waiting = 0
+        self._waiting_bytes = 0
 
     async def accept(self, raw: RawMessage) -> Receipt:
         """Returns once all in-sync replicas have the message."""
         settings = self._settings
-        if len(raw.content) > settings.max_message_bytes:
-            raise Incorrect(
-                "message-too-large",
-                "The message is larger than the intake takes.",
-                remedy="Raise max_message_bytes here and at the brokers.",
-            )
-        if self._waiting >= settings.max_waiting:
-            raise Busy("intake-full", "Too many messages wait for the brokers.", remedy="Send again later.")
+        size = len(raw.content)
+        self._admit(size)
         loop = asyncio.get_running_loop()
         self._waiting += 1
+        self._waiting_bytes += size
         try:
-            producer = await self._opened(loop)
+            producer = self._producer
+            if producer is None or not _knows(producer, settings.topic):
+                producer = await self._prepared(loop)
             done: asyncio.Future[Receipt] = loop.create_future()
             headers = [("content-type", _CONTENT_TYPES[raw.kind])] if raw.kind else []
             try:
@@ -88,34 +96,58 @@ class KafkaIntake:
             return await done
         finally:
             self._waiting -= 1
+            self._waiting_bytes -= size
 
-    async def _opened(self, loop: asyncio.AbstractEventLoop) -> Any:
+    def _admit(self, size: int) -> None:
+        settings = self._settings
+        if size > settings.max_message_bytes:
+            raise Incorrect(
+                "message-too-large",
+                "The message is larger than the intake takes.",
+                remedy="Raise max_message_bytes here and at the brokers.",
+            )
+        if self._waiting >= settings.max_waiting or (
+            self._waiting and self._waiting_bytes + size > settings.max_waiting_bytes
+        ):
+            raise Busy("intake-full", "Too many messages wait for the brokers.", remedy="Send again later.")
+
+    async def _prepared(self, loop: asyncio.AbstractEventLoop) -> Any:
         """The producer; all wait for one opening, so that they go on in the order they came: order per key starts here."""
-        if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
-            self._opening = loop.run_in_executor(None, self._open)
-        return self._producer if self._opening.done() else await asyncio.shield(self._opening)
+        if self._preparing is None or self._preparing.done():
+            self._preparing = loop.run_in_executor(None, self._prepare)
+        return await asyncio.shield(self._preparing)
 
     def close(self) -> None:
         """Sends what waits and closes the producer."""
-        producer, self._producer, self._opening = self._producer, None, None
-        if producer is not None:
-            producer.close(timeout=self._settings.delivery_timeout_seconds)
+        with self._lock:
+            producer, self._producer, self._preparing = self._producer, None, None
+            if producer is not None:
+                producer.close(timeout=self._settings.delivery_timeout_seconds)
 
-    def _open(self) -> Any:
-        timeout_ms = int(self._settings.delivery_timeout_seconds * 1000)
-        with explained(f"write topic {self._settings.topic}"):
-            self._producer = KafkaProducer(
-                acks="all",
-                enable_idempotence=True,
-                linger_ms=self._settings.linger_milliseconds,
-                batch_size=131_072,
-                delivery_timeout_ms=timeout_ms,
-                request_timeout_ms=max(1000, timeout_ms - self._settings.linger_milliseconds - 1),
-                max_block_ms=5000,
-                max_request_size=self._settings.max_message_bytes + 65_536,
-                **self._settings.client_arguments(),
-            )
+    def _prepare(self) -> Any:
+        """Opens the producer, if it is not, and waits until it knows the topic's partitions. Blocks."""
+        settings = self._settings
+        timeout_ms = int(settings.delivery_timeout_seconds * 1000)
+        with self._lock, explained(f"write topic {settings.topic}"):
+            if self._producer is None:
+                self._producer = KafkaProducer(
+                    acks="all",
+                    enable_idempotence=True,
+                    linger_ms=settings.linger_milliseconds,
+                    batch_size=131_072,
+                    delivery_timeout_ms=timeout_ms,
+                    request_timeout_ms=max(1000, timeout_ms - settings.linger_milliseconds - 1),
+                    max_block_ms=int(_METADATA_SECONDS * 1000),
+                    max_request_size=settings.max_message_bytes + 65_536,
+                    **settings.client_arguments(),
+                )
+            self._producer.partitions_for(settings.topic)
         return self._producer
+
+
+def _knows(producer: Any, topic: str) -> bool:
+    """Whether ``send`` would not wait for metadata; the public ``partitions_for`` waits for it itself."""
+    return producer._metadata.partitions_for_topic(topic) is not None  # noqa: SLF001
 
 
 def _refusal(error: Exception, topic: str) -> Exception:

@@ -68,12 +68,23 @@ class Intake(Protocol):
 
 
 class Listener(Protocol):
-    """Receives messages from others and answers for them."""
+    """Receives messages from others and answers for them.
+
+    A sender is told that its message is durable only after ``Intake.accept`` has returned, and that it never can be
+    accepted only for Incorrect and for the listener's own limits. Where the intake fails in any other way it is told
+    nothing: it sends again. Messages of one sender are offered in order; no sender holds up or harms another.
+    """
 
     name: str
 
     async def run(self, intake: Intake, stop: Stop) -> None:
-        """Listens until ``stop`` is set, then finishes what was received and returns."""
+        """Listens until ``stop`` is set, then finishes what was received, within a bound of its own, and returns.
+
+        What the intake has not answered by then is told nothing.
+
+        Raises:
+            BridgeError: at the start, the place can't be listened at; the text names the listener.
+        """
         ...
 
 
@@ -99,7 +110,8 @@ class PositionOutOfRange(Conflict):
     """Partitions no longer hold the offset to be read next: retention overtook it, or the log was cut or restored.
 
     Attributes:
-        first: the first offset that each of those partitions still holds.
+        first: where to go on in each of those partitions: the first offset that it still holds, or, where its log was cut
+            below the position, the first that differs from what was read.
     """
 
     def __init__(self, first: Mapping[Partition, int]) -> None:
@@ -126,7 +138,8 @@ class Assignment(Protocol):
 class Source(Protocol):
     """A durable, partitioned log of raw messages that one worker of a group pulls from.
 
-    Not thread-safe: one thread owns a source from ``open`` to ``close``.
+    At least once: what was not stored comes again from the position that the assignment answers. Not thread-safe: one
+    thread owns a source from ``open`` to ``close``; after that it may be opened again. Used while closed it raises Fault.
     """
 
     name: str
@@ -136,10 +149,13 @@ class Source(Protocol):
         ...
 
     def poll(self, max_messages: int, timeout_seconds: float) -> Sequence[Fetched]:
-        """Up to ``max_messages`` in partition order; may call the assignment. Empty after the time-out.
+        """Up to ``max_messages``, offsets rising within each partition; may call the assignment. Empty after the time-out.
+
+        A member that was put out of its group is told what it lost before anything of it is brought again.
 
         Raises:
-            PositionOutOfRange: nothing is skipped silently; seek, or pause the partitions.
+            PositionOutOfRange: at the assignment or later; nothing is skipped silently. The partitions named are paused
+                here and said once; seek them to go on. The others lose nothing.
             Unavailable: the source does not answer.
         """
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,8 +13,11 @@ import pytest
 from adapters.sources.kafka import KafkaSource, KafkaSourceSettings
 from adapters.sources.kafka_client import KafkaSasl, KafkaTls
 from adapters.sources.kafka_intake import KafkaIntake, KafkaIntakeSettings
-from bridge.errors import BridgeError, Incorrect, Unavailable
-from bridge.pipeline.ports import ContentKind, Fetched, Partition, PositionOutOfRange, RawMessage
+from adapters.sources.mllp import MllpListener, MllpSettings
+from bridge.errors import BridgeError, Busy, Incorrect, Unavailable
+from bridge.hl7v2.mllp import frame
+from bridge.pipeline.ports import ContentKind, Fetched, Partition, RawMessage, Receipt
+from bridge.telemetry.stop import Stop
 from tests.services.kafka import Kafka
 
 # A client that never reached a broker leaves its sockets to the garbage collector; that is kafka-python's to mend.
@@ -96,97 +100,6 @@ def test_what_the_intake_acknowledged_is_read_back_in_order_per_key(kafka: Kafka
         assert of_key == sorted(of_key)
 
 
-def test_the_assignment_says_where_to_read_not_the_group(kafka: Kafka) -> None:
-    """Offsets committed to the group are for lag tools; the answer of the store wins."""
-    topic = kafka.create_topic()
-    produce(kafka, topic, numbered(50))
-    reader = source(kafka, topic)
-    places = Places()
-    reader.open(places)
-    drain(reader, 50)
-    reader.commit({places.gained[0]: 50})
-    reader.close()
-
-    again = source(kafka, topic)
-    again.open(Places(start=lambda _: 45))
-    got = drain(again, 5)
-    again.close()
-
-    assert [f.offset for f in got] == [45, 46, 47, 48, 49]
-
-
-def test_a_second_member_takes_over_some_partitions_and_all_after_the_first_leaves(kafka: Kafka) -> None:
-    """Both are told, and nothing is read by two members after the rebalance."""
-    topic = kafka.create_topic(partitions=4)
-    first, second = source(kafka, topic), source(kafka, topic)
-    at_first, at_second = Places(), Places()
-    first.open(at_first)
-    drain(first, 1, 3)
-    second.open(at_second)
-    until = time.monotonic() + 30
-    while len(at_second.gained) < 2 and time.monotonic() < until:
-        first.poll(10, 0.1)
-        second.poll(10, 0.1)
-
-    assert len(at_first.gone) == 2
-    assert set(at_first.gone) == set(at_second.gained)
-
-    first.close()
-    while len(at_second.gained) < 4 and time.monotonic() < until:
-        second.poll(10, 0.1)
-    second.close()
-    assert {p.number for p in at_second.gained} == {0, 1, 2, 3}
-
-
-def test_a_paused_partition_gives_nothing_until_resumed(kafka: Kafka) -> None:
-    """Back-pressure keeps the assignment."""
-    topic = kafka.create_topic()
-    reader, places = source(kafka, topic), Places()
-    reader.open(places)
-    drain(reader, 1, 3)
-    reader.pause(places.gained)
-    produce(kafka, topic, numbered(5))
-
-    assert drain(reader, 1, 2) == []
-
-    reader.resume(places.gained)
-    assert len(drain(reader, 5)) == 5
-    reader.close()
-
-
-def test_a_recreated_topic_has_another_identity(kafka: Kafka) -> None:
-    """So that position 0 of the new one is not taken for position 0 of the old one."""
-    topic = kafka.create_topic()
-    before = Places()
-    reader = source(kafka, topic)
-    reader.open(before)
-    drain(reader, 1, 3)
-    reader.close()
-    kafka.delete_topic(topic)
-    time.sleep(1)
-    kafka.create_topic(topic)
-
-    after = Places()
-    reader = source(kafka, topic)
-    reader.open(after)
-    drain(reader, 1, 3)
-    reader.close()
-
-    assert before.gained[0].topic_id != after.gained[0].topic_id
-    assert before.gained[0].topic_id
-
-
-def test_committing_a_partition_that_is_not_owned_does_nothing(kafka: Kafka) -> None:
-    """The client would accept it silently."""
-    topic = kafka.create_topic()
-    reader = source(kafka, topic)
-    reader.open(Places())
-    drain(reader, 1, 3)
-
-    reader.commit({Partition("adt", "elsewhere", 7): 3})
-    reader.close()
-
-
 @pytest.mark.parametrize(
     ("settings", "code"),
     [
@@ -229,23 +142,67 @@ def test_a_message_over_the_limit_is_refused_for_good_and_a_missing_topic_is_not
         asyncio.run(send(b"x", "no-such-topic"))
 
 
-@pytest.mark.parametrize(("stored", "first"), [(2, 10), (999, 10)], ids=["overtaken-by-retention", "cut-or-restored"])
-def test_a_position_that_the_topic_does_not_hold_is_said(kafka: Kafka, stored: int, first: int) -> None:
-    """Never skipped, never read again from the start as if nothing were."""
-    from kafka import KafkaAdminClient, TopicPartition
+async def told(port: int, content: bytes) -> bytes:
+    """What an MLLP sender reads until it is answered or the connection is closed."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(frame(content))
+    found = await reader.read(10_000)
+    writer.close()
+    return found
 
+
+@pytest.mark.parametrize("trouble", ["never-reached", "hanging", "no-such-topic", "topic-deleted"])
+def test_an_intake_in_trouble_holds_up_no_other_connection(kafka: Kafka, trouble: str) -> None:
+    """While one message waits for the brokers, others are answered; in the end its connection closes without a word."""
+    message = b"MSH|^~\\&|LAB|NORTH|EHR|SOUTH|2026||ADT^A08|1|P|2.5.1\r"
+    topic = "no-such-topic" if trouble == "no-such-topic" else kafka.create_topic()
+    settings = {"topic": topic, "delivery_timeout_seconds": 2, "connect_timeout_seconds": 2}
+    intake = KafkaIntake("out", KafkaIntakeSettings(bootstrap_servers=(kafka.bootstrap,), **settings))
+
+    async def scenario() -> None:
+        listener, stop = MllpListener("door", MllpSettings(port=0)), Stop()
+        task = asyncio.create_task(listener.run(intake, stop))
+        port = await listener.listening()
+        if trouble in ("hanging", "topic-deleted"):
+            assert b"|AA|" in await told(port, message)
+        if trouble == "topic-deleted":
+            kafka.delete_topic(topic)
+            while intake._producer._metadata.partitions_for_topic(topic) is not None:
+                intake._producer._metadata.request_update()
+                await asyncio.sleep(0.05)
+        with kafka.paused() if trouble in ("never-reached", "hanging") else contextlib.nullcontext():
+            waiting = asyncio.create_task(told(port, message))
+            for _ in range(3):
+                assert b"|AR|" in await told(port, b"not HL7")
+                assert not waiting.done()
+                await asyncio.sleep(0.05)
+            assert await asyncio.wait_for(waiting, 60) == b""
+        stop.set()
+        await asyncio.wait_for(task, 60)
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        intake.close()
+
+
+def test_what_waits_for_the_brokers_is_bounded_in_bytes(kafka: Kafka) -> None:
+    """One message is always let in; what would go beyond the bound is Busy, and later taken."""
     topic = kafka.create_topic()
-    produce(kafka, topic, numbered(20))
-    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-    admin.delete_records({TopicPartition(topic, 0): first})
-    admin.close()
-    reader, places = source(kafka, topic), Places(start=lambda _: stored)
-    reader.open(places)
 
-    with pytest.raises(PositionOutOfRange) as caught:
-        drain(reader, 1)
+    async def scenario() -> list[object]:
+        intake = KafkaIntake(
+            "out", KafkaIntakeSettings(bootstrap_servers=(kafka.bootstrap,), topic=topic, max_waiting_bytes=1000)
+        )
+        large = RawMessage("out", b"x" * 2000)
+        try:
+            both = await asyncio.gather(intake.accept(large), intake.accept(large), return_exceptions=True)
+            return [*both, await intake.accept(large)]
+        finally:
+            intake.close()
 
-    assert caught.value.first == {places.gained[0]: first}
-    reader.seek(places.gained[0], first)
-    assert [f.offset for f in drain(reader, 10)] == list(range(10, 20))
-    reader.close()
+    first, second, third = asyncio.run(scenario())
+
+    assert isinstance(first, Receipt)
+    assert isinstance(second, Busy)
+    assert isinstance(third, Receipt)
