@@ -18,6 +18,7 @@ from tests.faults.deployments import (
     log_size,
     received,
     run_to_end,
+    serving,
     signed,
     until,
     waiting,
@@ -70,7 +71,7 @@ def test_a_chain_that_is_away_stops_nothing_and_one_anchor_repairs_it(tmp_path: 
     bridge = Bridge(tmp_path / "bridge", f"sqlite:///{tmp_path}/store.db", chain=chain, **mllp_listeners(ports))
     role = bridge.role("up")
     role.begin()
-    until(bridge.serves, "the bridge to serve")
+    serving(bridge, role)
     hospitals = Hospitals(messages, ports)
     hospitals.allow(100)
     with bridge.database() as database:
@@ -110,7 +111,7 @@ def test_a_bridge_stops_in_time_while_the_chain_does_not_answer(tmp_path: Path, 
     bridge = Bridge(tmp_path / "bridge", f"sqlite:///{tmp_path}/store.db", chain=chain, **mllp_listeners(ports))
     role = bridge.role("up")
     role.begin()
-    until(bridge.serves, "the bridge to serve")
+    serving(bridge, role)
     hospitals = Hospitals(feed(100, seed=6), ports)
     with node.paused():
         hospitals.allow(100)

@@ -31,6 +31,7 @@ from tests.faults.deployments import (
     log_size,
     received,
     run_to_end,
+    serving,
     signed,
     until,
     waiting,
@@ -285,7 +286,7 @@ def test_an_embedded_bridge_shows_nothing(tmp_path: Path) -> None:
     bridge = Bridge(tmp_path / "b", f"sqlite:///{tmp_path}/s.db", listeners=listeners, **access(tmp_path))
     role = bridge.role("up", level="debug")
     with running([role]), bridge.database() as database:
-        until(bridge.serves, "the bridge to serve")
+        serving(bridge, role)
         send(port, [*good_messages(), *bad_messages(), FAMILY.encode() * 5000])
         until(lambda: received(database) > 20 and waiting(database) == 0 and signed(database), "the messages stored")
         until(lambda: anchored(bridge), "the log anchored")
@@ -324,7 +325,7 @@ def test_separate_roles_and_their_servers_show_nothing(tmp_path: Path, kafka: Ka
         bridge = Bridge(tmp_path / "b", postgres.create_database(), **sections, **access(tmp_path))
         roles = [bridge.role(name, level="debug") for name in ("listen", "work", "anchor", "serve")]
         with running(roles), bridge.database() as database:
-            until(bridge.serves, "the API to serve")
+            serving(bridge, roles[-1])
             until(lambda: listens(port), "the listener to listen")
             produce(kafka, topic, bad_documents())
             send(port, [*good_messages(), *bad_messages()])

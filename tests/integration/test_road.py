@@ -24,7 +24,7 @@ from bridge.ledger.chain import Handle, LogId
 from bridge.store import anchors, leaves, positions
 from bridge.store.rows import AnchorState
 from tests.contract.chain_harness import deploy, evm_settings
-from tests.faults.deployments import ORIGIN, PROGRAM, Bridge, Role, received, run_to_end, signed, until
+from tests.faults.deployments import ORIGIN, PROGRAM, Bridge, Role, received, run_to_end, serving, signed, until
 from tests.reference import reference_data
 from tests.services.anvil import Anvil
 from tests.services.kafka import Kafka
@@ -195,7 +195,7 @@ def road(kafka: Kafka, postgres: Postgres, anvil: Anvil, tmp_path_factory: pytes
         for role in roles:
             role.begin()
         settle(made)
-        until(bridge.serves, "the API")
+        serving(bridge, roles[-1])
         yield made
         assert [run_to_end(role) for role in roles] == [0, 0, 0]
     finally:
