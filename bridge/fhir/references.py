@@ -46,17 +46,24 @@ def patients_of(resource: Mapping[str, Any]) -> tuple[str, ...]:
     A Patient is in its own. References that are not ``Patient/id`` (logical, contained, absolute elsewhere) count as
     none.
     """
-    kind = resource.get("resourceType")
-    if kind == "Patient":
-        return (f"Patient/{resource['id']}",) if "id" in resource else ()
-    found = (_patient(reference) for reference in _references(resource, _PATIENT_ELEMENTS.get(str(kind), ())))
-    return tuple(dict.fromkeys(text for text in found if text))
+    return tuple(dict.fromkeys(_patients(resource)))
 
 
 def patient_of(resource: Mapping[str, Any]) -> str | None:
     """The patient the resource is about, as ``Patient/id``; None if it is in no patient's compartment."""
-    patients = patients_of(resource)
-    return patients[0] if patients else None
+    return next(_patients(resource), None)
+
+
+def _patients(resource: Mapping[str, Any]) -> Iterator[str]:
+    kind = resource.get("resourceType")
+    if kind == "Patient":
+        if "id" in resource:
+            yield f"Patient/{resource['id']}"
+        return
+    for reference in _references(resource, _PATIENT_ELEMENTS.get(str(kind), ())):
+        text = _patient(reference)
+        if text:
+            yield text
 
 
 def _references(resource: Mapping[str, Any], elements: tuple[str, ...]) -> Iterator[Any]:

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from enum import IntEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -96,8 +97,7 @@ class Time:
             return FhirTime(self.to_fhir_date())
         if self.offset_minutes is None and zone is None:
             return FhirTime(self.to_fhir_date(), cut=True)
-        local, shifted = self._local(zone)
-        minutes = _offset_minutes(local)
+        local, minutes, shifted = self._local(zone)
         sign, minutes = ("-", -minutes) if minutes < 0 else ("+", minutes)
         return FhirTime(
             f"{local.year:04}-{local.month:02}-{local.day:02}T{local.hour:02}:{local.minute:02}:{self.second:02}"
@@ -107,22 +107,30 @@ class Time:
 
     def to_instant_us(self, zone: ZoneInfo | None) -> int:
         """µs since the epoch of the first moment that the time may mean; UTC where neither sender nor ``zone`` tells."""
-        local, _ = self._local(zone)
-        whole = (local.replace(tzinfo=None) - _EPOCH) // _SECOND - _offset_minutes(local) * 60 + self.second
+        local, minutes, _ = self._local(zone)
+        whole = (local.replace(tzinfo=None) - _EPOCH) // _SECOND - minutes * 60 + self.second
         return whole * 1_000_000 + int(self.fraction[1:7].ljust(6, "0"))
 
-    def _local(self, zone: ZoneInfo | None) -> tuple[datetime, bool]:
-        """The aware local time to the minute, and whether it had to be moved out of a gap."""
-        if self.offset_minutes is not None:
-            fixed = timezone(timedelta(minutes=self.offset_minutes)) if self.offset_minutes else UTC
-            return datetime(self.year, self.month, self.day, self.hour, self.minute, tzinfo=fixed), False
-        if zone is None:
-            return datetime(self.year, self.month, self.day, self.hour, self.minute, tzinfo=UTC), False
-        local = datetime(self.year, self.month, self.day, self.hour, self.minute, tzinfo=zone)  # fold 0: first passage
-        before, after = local.utcoffset(), local.replace(fold=1).utcoffset()
-        if before is None or after is None or before >= after:
-            return local, False
-        return local + (after - before), True  # only in a gap is the second reading's offset the greater one
+    def _local(self, zone: ZoneInfo | None) -> tuple[datetime, int, bool]:
+        return _local(self.year, self.month, self.day, self.hour, self.minute, self.offset_minutes, zone)
+
+
+@lru_cache(maxsize=1024)  # a time is asked for its text and for its instant, and many of one message are of one minute
+def _local(
+    year: int, month: int, day: int, hour: int, minute: int, offset_minutes: int | None, zone: ZoneInfo | None
+) -> tuple[datetime, int, bool]:
+    """The aware local time to the minute, its offset in minutes, and whether it had to be moved out of a gap."""
+    if offset_minutes is not None:
+        fixed = timezone(timedelta(minutes=offset_minutes)) if offset_minutes else UTC
+        return datetime(year, month, day, hour, minute, tzinfo=fixed), offset_minutes, False
+    if zone is None:
+        return datetime(year, month, day, hour, minute, tzinfo=UTC), 0, False
+    local = datetime(year, month, day, hour, minute, tzinfo=zone)  # fold 0: first passage
+    before, after = local.utcoffset(), local.replace(fold=1).utcoffset()
+    if before is None or after is None or before >= after:
+        return local, _offset_minutes(local), False
+    local += after - before  # only in a gap is the second reading's offset the greater one
+    return local, _offset_minutes(local), True
 
 
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - compared with local times whose offset is counted apart
