@@ -161,5 +161,5 @@ def _escapes(delimiters: Delimiters) -> tuple[re.Pattern[str], dict[str, str]]:
         replacements["P"] = delimiters.truncation
     letters = "".join(replacements)
     mark = re.escape(delimiters.escape)
-    body = rf"[{letters}]|X(?:[0-9A-Fa-f]{{2}})+|\.(?:br|sp|sk|fi|nf|in|ti|ce)[ ]?[+-]?[0-9]{{0,3}}"
+    body = rf"[{letters}]|X(?:[0-9A-Fa-f]{{2}})++|\.(?:br|sp|sk|fi|nf|in|ti|ce)[ ]?[+-]?[0-9]{{0,3}}"
     return re.compile(f"{mark}({body}){mark}"), replacements
