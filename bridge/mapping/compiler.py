@@ -8,6 +8,7 @@ other fields; ``value`` instead of ``from`` is a constant, ``text`` a text with 
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -23,6 +24,7 @@ from bridge.mapping.conditions import (
     getter,
     parse_reference,
 )
+from bridge.mapping.durations import later
 from bridge.mapping.objects import Converter, Leaf, Part, Path, build, parse_path, plain, template
 from bridge.mapping.places import ALL, FIRST, Cover, at, union
 from bridge.mapping.primitives import PRIMITIVES
@@ -35,7 +37,21 @@ if TYPE_CHECKING:
 
 Json = Any
 
-_RULE_KEYS: Final = ("from", "to", "as", "table", "when", "within", "default", "value", "text", "by", "choose", "add")
+_RULE_KEYS: Final = (
+    "from",
+    "to",
+    "as",
+    "table",
+    "when",
+    "within",
+    "default",
+    "value",
+    "text",
+    "by",
+    "choose",
+    "add",
+    "after",
+)
 _CHOICE_KEYS: Final = ("to", "as", "table", "when", "within", "default", "add")
 _MAP_KEYS: Final = ("rules", "resource", "identity", "display", "stamp", "chain", "remember")
 
@@ -209,8 +225,8 @@ class Compiler:
         if foreign:
             get = getter(reference, scope, source.at("from"))
             return _Read(-1, _single_text(get, convert), cover, None)
-        if scope.level == 0 and source.get("as") == "lines":
-            return _Read(index, _lines(index), ALL, None)
+        if scope.level == 0 and source.get("as") in _LINES:
+            return _Read(index, _lines(index, encoded=source.get("as") == "document"), ALL, None)
         if scope.level == 0:
             leaf = _repeated(reference, convert, many=many)
             return _Read(index, leaf, cover if many else cover._replace(every=False), None)
@@ -237,10 +253,20 @@ class Compiler:
             return self._chosen(source, scope, depth)
         name = source.text("as", "string")
         convert, cover = self.converter(name, depth, source.at("as"))
+        if "after" in source:
+            convert = self._later(convert, source.map("after"), scope)
         finished = self._finished(convert, source, name)
         if name in self.types and self.types[name].source.flag("remember"):
             finished = _remembering(finished)
         return self._with_additions(finished, source, scope), cover
+
+    def _later(self, convert: Converter, source: Map, scope: Scope) -> Converter:
+        source.only(("amount", "unit"), "a duration")
+        amount, unit = (
+            getter(parse_reference(source.text(key), source.at(key)), scope, source.at(key))
+            for key in ("amount", "unit")
+        )
+        return later(convert, amount, unit)
 
     def _leaf(self, name: str, reference: Reference, scope: Scope, where: Where) -> _Read:
         """A conversion that looks at its neighbours too."""
@@ -420,7 +446,8 @@ class _Read(NamedTuple):
 
 
 _PLACE: Final = re.compile(r"\{([A-Z0-9.]+)\}")
-_WHOLE: Final = frozenset({"whole", "text-field", "lines", "nothing"})  # read a field with its delimiters
+_LINES: Final = ("lines", "document")  # read all repetitions of a field as lines of one text
+_WHOLE: Final = frozenset({"whole", "text-field", "nothing", *_LINES})  # read a field with its delimiters
 
 
 def _primitive(name: str, level: int) -> tuple[Converter, Cover]:
@@ -499,14 +526,17 @@ def _repeated(reference: Reference, convert: Converter, *, many: bool) -> Leaf: 
     return every if many else first
 
 
-def _lines(index: int) -> Leaf:
-    """The repetitions of a text field, as lines."""
+def _lines(index: int, *, encoded: bool) -> Leaf:
+    """The repetitions of a text field, as lines; ``encoded`` as base64Binary."""
     read = PRIMITIVES["lines"]
 
     def lines(parts: list[str], run: Run) -> str | None:
         raw = parts[index] if index < len(parts) else ""
         found = [read(line, run) or "" for line in raw.split(run.repetition) if line != NULL]
-        return "\n".join(found).strip("\n") or None
+        text = "\n".join(found).strip("\n")
+        if not text:
+            return None
+        return base64.b64encode(text.encode()).decode("ascii") if encoded else text
 
     return lines
 

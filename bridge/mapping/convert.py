@@ -8,7 +8,7 @@ from bridge.errors import Forbidden, Incorrect
 from bridge.mapping.grammar import Group
 from bridge.mapping.identity import nearest
 from bridge.mapping.ledger import Ledger
-from bridge.mapping.messages import ElementMap, Event, Link, MessageMap, SetUnit, Slot
+from bridge.mapping.messages import ElementMap, Event, Link, MessageMap, SetUnit, Slot, Use
 from bridge.mapping.operations import (
     CLEARED,
     Conversion,
@@ -96,9 +96,27 @@ def _converted(
 ) -> Conversion:
     pendings = _resources(message_map, root, run)
     ledger = _map_segments(rules, message_map, placed, {id(segment) for segment in strays}, run)
+    if message_map.optional:
+        pendings = _told(pendings)
     for pending, slot in pendings:
         _finish(pending, slot, event, run)
     return _conversion(message_map, event, pendings, ledger, run)
+
+
+def _told(pendings: list[tuple[Pending, Slot]]) -> list[tuple[Pending, Slot]]:
+    """Without the optional resources of which no segment said anything; nothing refers to those."""
+    found = []
+    for pending, slot in pendings:
+        if slot.optional and not (pending.units or pending.groups):
+            group: Group | None = pending.group
+            while group is not None:
+                for known in (group.pending.get(slot.name), group.below.get(slot.name)):
+                    if known and pending in known:
+                        known.remove(pending)
+                group = group.parent
+        else:
+            found.append((pending, slot))
+    return found
 
 
 def _check_sender(message: Message, site: Site) -> None:
@@ -229,7 +247,7 @@ def _map_segments(
             if pending is None or (use.when is not None and not use.when(fields, run)):
                 continue
             if isinstance(use.map, ElementMap):
-                _map_element(use.map, fields, pending, run)
+                _map_element(use, use.map, fields, pending, run)
             elif use.fill:
                 _spare(use.map, fields, pending, run)
             else:
@@ -241,8 +259,13 @@ def _map_segments(
     return ledger
 
 
-def _map_element(element: ElementMap, fields: list[str], pending: Pending, run: Run) -> None:
+def _map_element(use: Use, element: ElementMap, fields: list[str], pending: Pending, run: Run) -> None:
     value = element.leaf(fields, run)
+    for member, slot in use.refer:
+        referred = nearest(run.group, slot)
+        if referred is not None:
+            value = value or {}
+            value = {**value, member: {**value.get(member, {}), **referred.reference}}
     if value is None and not any(index < len(fields) and fields[index] for index in element.indexes):
         return
     items = pending.groups.setdefault(element.path, [])

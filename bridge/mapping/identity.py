@@ -111,7 +111,7 @@ Arguments = Mapping[str, tuple[Reference, ...]]
 SlotRule = Callable[["Group", "Run", Arguments], "Target | None"]
 
 
-def _first(arguments: Arguments, name: str, group: Group, run: Run) -> str:
+def first_raw(arguments: Arguments, name: str, group: Group, run: Run) -> str:
     """The first repetition of the first valued of the fields."""
     for reference in arguments[name]:
         segment = group.find(reference.owner)
@@ -142,45 +142,45 @@ def subsumed(group: Group, run: Run, arguments: Arguments) -> Target:
 
 def encounter(group: Group, run: Run, arguments: Arguments) -> Target | None:
     """By the visit ``number`` within the site; else by patient and time of ``admission``."""
-    number = _value(_first(arguments, "number", group, run), run)
+    number = value_of(first_raw(arguments, "number", group, run), run)
     if number:
-        return _one("Encounter", site_namespace(run), "visit", number)
-    admitted = moment(_value(_first(arguments, "admission", group, run), run), run.zone)
+        return one_key("Encounter", site_namespace(run), "visit", number)
+    admitted = moment(value_of(first_raw(arguments, "admission", group, run), run), run.zone)
     owner = nearest(group, "patient")
     if admitted is None or owner is None:
         run.report("encounter-without-identity")
         return None
     key = owner.target.keys[0]
-    return _one("Encounter", site_namespace(run), "patient+admission", _joined(*key[1:], str(admitted.us)))
+    return one_key("Encounter", site_namespace(run), "patient+admission", joined(*key[1:], str(admitted.us)))
 
 
 def order(group: Group, run: Run, arguments: Arguments) -> Target:
     """By ``placer`` and ``filler`` number, both as soon as one message tells both; without either by its report's name."""
     keys = []
     for name in ("placer", "filler"):
-        number = _entity(_first(arguments, name, group, run), run)
+        number = entity(first_raw(arguments, name, group, run), run)
         if number:
             keys.append(IdentityKey("ServiceRequest", site_namespace(run), name, number))
     if keys:
         return Target(tuple(keys))
-    return _one("ServiceRequest", site_namespace(run), "message+set-id", _within_message(group, run, arguments))
+    return one_key("ServiceRequest", site_namespace(run), "message+set-id", _within_message(group, run, arguments))
 
 
 def _within_message(group: Group, run: Run, arguments: Arguments) -> str:
     header = run.message.header
-    set_id = _value(_first(arguments, "set-id", group, run), run) or str(group.ordinal)
-    return _joined(header.sending_application, header.sending_facility, header.control_id, set_id)
+    set_id = value_of(first_raw(arguments, "set-id", group, run), run) or str(group.ordinal)
+    return joined(header.sending_application, header.sending_facility, header.control_id, set_id)
 
 
 def report(group: Group, run: Run, arguments: Arguments) -> Target:
     """By ``filler`` number and ``code``, else ``placer`` and code, else sender, control id and ``set-id`` (reported)."""
-    code = _coded(_first(arguments, "code", group, run), run)
+    code = coded(first_raw(arguments, "code", group, run), run)
     for name in ("filler", "placer"):
-        number = _entity(_first(arguments, name, group, run), run)
+        number = entity(first_raw(arguments, name, group, run), run)
         if number:
-            return _one("DiagnosticReport", site_namespace(run), f"{name}+code", _joined(number, code))
+            return one_key("DiagnosticReport", site_namespace(run), f"{name}+code", joined(number, code))
     run.report("report-without-order-number", str(arguments["filler"][0]))
-    return _one("DiagnosticReport", site_namespace(run), "message+set-id", _within_message(group, run, arguments))
+    return one_key("DiagnosticReport", site_namespace(run), "message+set-id", _within_message(group, run, arguments))
 
 
 def observation(group: Group, run: Run, arguments: Arguments) -> Target | None:
@@ -189,31 +189,31 @@ def observation(group: Group, run: Run, arguments: Arguments) -> Target | None:
     if base is None and nearest(group, "patient") is None:
         return None
     within = base.target.keys[0] if base is not None else None
-    name = _joined(
-        _coded(_first(arguments, "code", group, run), run), _value(_first(arguments, "sub-id", group, run), run)
+    name = joined(
+        coded(first_raw(arguments, "code", group, run), run), value_of(first_raw(arguments, "sub-id", group, run), run)
     )
     if within is None:
         base = nearest(group, "encounter") or nearest(group, "patient")
         assert base is not None
         within = base.target.keys[0]
-        name = _joined(name, _value(_first(arguments, "time", group, run), run) or str(run.time_us))
+        name = joined(name, value_of(first_raw(arguments, "time", group, run), run) or str(run.time_us))
     kind = f"{within.resource_type}/{within.identifier_type}"
-    full = _joined(within.value, name)
+    full = joined(within.value, name)
     key = IdentityKey("Observation", within.namespace, kind, full)
     count = run.ordinals[key] = run.ordinals.get(key, 0) + 1
     if count > 1:  # the rule for equal pairs: the nth of them in order of writing
-        key = key._replace(value=_joined(full, str(count)))
+        key = key._replace(value=joined(full, str(count)))
     return Target((key,))
 
 
 def specimen(group: Group, run: Run, arguments: Arguments) -> Target | None:
     """By the assigned numbers (EIP: placer, filler), else by the report (or order) and the set id or place in it."""
     keys = []
-    raw = _first(arguments, "number", group, run)
+    raw = first_raw(arguments, "number", group, run)
     if raw:
         parts = raw.split(run.component)
         for index, kind in ((1, "filler"), (0, "placer")):
-            number = _entity(parts[index].replace(run.subcomponent, run.component), run) if index < len(parts) else ""
+            number = entity(parts[index].replace(run.subcomponent, run.component), run) if index < len(parts) else ""
             if number:
                 keys.append(IdentityKey("Specimen", site_namespace(run), kind, number))
     if keys:
@@ -222,8 +222,8 @@ def specimen(group: Group, run: Run, arguments: Arguments) -> Target | None:
     if base is None:
         return None
     key = base.target.keys[0]
-    set_id = _value(_first(arguments, "set-id", group, run), run) or str(group.ordinal)
-    return _one("Specimen", key.namespace, f"{key.resource_type}/{key.identifier_type}", _joined(key.value, set_id))
+    set_id = value_of(first_raw(arguments, "set-id", group, run), run) or str(group.ordinal)
+    return one_key("Specimen", key.namespace, f"{key.resource_type}/{key.identifier_type}", joined(key.value, set_id))
 
 
 def order_specimen(group: Group, run: Run, arguments: Arguments) -> Target | None:
@@ -232,8 +232,10 @@ def order_specimen(group: Group, run: Run, arguments: Arguments) -> Target | Non
     if base is None:
         return None
     key = base.target.keys[0]
-    set_id = _value(_first(arguments, "set-id", group, run), run) or "1"
-    return _one("Specimen", key.namespace, f"{key.resource_type}/{key.identifier_type}/OBR", _joined(key.value, set_id))
+    set_id = value_of(first_raw(arguments, "set-id", group, run), run) or "1"
+    return one_key(
+        "Specimen", key.namespace, f"{key.resource_type}/{key.identifier_type}/OBR", joined(key.value, set_id)
+    )
 
 
 def patient_fact(group: Group, _run: Run, arguments: Arguments) -> Target | None:
@@ -242,30 +244,30 @@ def patient_fact(group: Group, _run: Run, arguments: Arguments) -> Target | None
     if owner is None:
         return None
     key = owner.target.keys[0]
-    return _one(
-        "Observation", key.namespace, f"Patient/{key.identifier_type}", _joined(key.value, str(arguments["fact"][0]))
+    return one_key(
+        "Observation", key.namespace, f"Patient/{key.identifier_type}", joined(key.value, str(arguments["fact"][0]))
     )
 
 
 def named_organization(group: Group, run: Run, arguments: Arguments) -> Target | None:
     """The organisation of an XON field."""
-    raw = _first(arguments, "organization", group, run)
+    raw = first_raw(arguments, "organization", group, run)
     return organization(raw.split(run.component), run) if raw else None
 
 
 def named_practitioner(group: Group, run: Run, arguments: Arguments) -> Target | None:
     """The practitioner of an XCN field."""
-    raw = _first(arguments, "practitioner", group, run)
+    raw = first_raw(arguments, "practitioner", group, run)
     return practitioner(raw.split(run.component), run) if raw else None
 
 
 def named_place(group: Group, run: Run, arguments: Arguments) -> Target | None:
     """The smallest place of a PL field."""
-    raw = _first(arguments, "place", group, run)
+    raw = first_raw(arguments, "place", group, run)
     parts = raw.split(run.component)
     labels = [(code, place_name(parts[index], run)) for index, code in PLACES if index < len(parts)]
     path = place_path([(code, label) for code, label in labels if label])
-    return _one("Location", site_namespace(run), "place", path) if path else None
+    return one_key("Location", site_namespace(run), "place", path) if path else None
 
 
 # components of PL (from 0) and the physical type of what they name, the largest first
@@ -274,7 +276,7 @@ PLACES: Final = ((3, "si"), (6, "bu"), (7, "lvl"), (0, "poc"), (1, "ro"), (2, "b
 
 def place_path(labels: list[tuple[str, str]]) -> str:
     """The name of a place within the site: physical types and names, the largest first."""
-    return _joined(*(f"{code}={label}" for code, label in labels))
+    return joined(*(f"{code}={label}" for code, label in labels))
 
 
 def place_name(raw: str, run: Run) -> str:
@@ -289,7 +291,7 @@ def provenance(group: Group, run: Run, arguments: Arguments) -> Target:
     """By the message (sender, control id, time, event) and the segment ``of`` which it tells the origin."""
     header = run.message.header
     segment = arguments["of"][0].owner
-    name = _joined(
+    name = joined(
         header.sending_application,
         header.sending_facility,
         header.control_id,
@@ -298,7 +300,7 @@ def provenance(group: Group, run: Run, arguments: Arguments) -> Target:
         segment,
         str(group.ordinal),
     )
-    return _one("Provenance", site_namespace(run), "message", name)
+    return one_key("Provenance", site_namespace(run), "message", name)
 
 
 SLOT_RULES: Final[dict[str, tuple[SlotRule, frozenset[str]]]] = {
@@ -329,22 +331,22 @@ def practitioner(parts: list[str], run: Run) -> Target | None:
     if not value:
         return None
     namespace = _namespace(parts[8] if len(parts) > 8 else "", run)
-    return _one("Practitioner", namespace, "", value)
+    return one_key("Practitioner", namespace, "", value)
 
 
 def organization(parts: list[str], run: Run) -> Target | None:
     """XON: organisation identifier (XON.10, else XON.3) and authority, else the name within the site."""
     value = _piece(parts, 10, run) or _piece(parts, 3, run)
     if value:
-        return _one("Organization", _namespace(parts[5] if len(parts) > 5 else "", run), "", value)
+        return one_key("Organization", _namespace(parts[5] if len(parts) > 5 else "", run), "", value)
     name = _piece(parts, 1, run)
-    return _one("Organization", site_namespace(run), "name", name) if name else None
+    return one_key("Organization", site_namespace(run), "name", name) if name else None
 
 
 def organization_by_code(parts: list[str], run: Run) -> Target | None:
     """CWE: the code and its coding system within the site, else the name."""
-    name = _coded(run.component.join(parts), run)
-    return _one("Organization", site_namespace(run), "code", name) if name.strip("|") else None
+    name = coded(run.component.join(parts), run)
+    return one_key("Organization", site_namespace(run), "code", name) if name.strip("|") else None
 
 
 def organization_by_authority(parts: list[str], run: Run) -> Target | None:
@@ -352,27 +354,27 @@ def organization_by_authority(parts: list[str], run: Run) -> Target | None:
     universal = parts[1] if len(parts) > 1 and parts[1] != NULL else ""
     uri = universal_id(universal, run) if universal else None
     if uri:
-        return _one("Organization", uri, "", uri)
+        return one_key("Organization", uri, "", uri)
     name = _piece(parts, 1, run) or _piece(parts, 2, run)
-    return _one("Organization", site_namespace(run), "authority", name) if name else None
+    return one_key("Organization", site_namespace(run), "authority", name) if name else None
 
 
 def location_by_authority(parts: list[str], run: Run) -> Target | None:
     """HD: a facility."""
     name = _piece(parts, 1, run) or _piece(parts, 2, run)
-    return _one("Location", site_namespace(run), "facility", name) if name else None
+    return one_key("Location", site_namespace(run), "facility", name) if name else None
 
 
 def location_type(parts: list[str], run: Run) -> Target | None:
     """DLD: a kind of place to which patients of this site are discharged."""
     name = _piece(parts, 1, run)
-    return _one("Location", site_namespace(run), "discharge", name) if name else None
+    return one_key("Location", site_namespace(run), "discharge", name) if name else None
 
 
 def location_by_name(parts: list[str], run: Run) -> Target | None:
     """XON that names a place."""
     name = _piece(parts, 10, run) or _piece(parts, 3, run) or _piece(parts, 1, run)
-    return _one("Location", site_namespace(run), "name", name) if name else None
+    return one_key("Location", site_namespace(run), "name", name) if name else None
 
 
 TYPE_RULES: Final[dict[str, TypeRule]] = {
@@ -406,23 +408,23 @@ def _namespace(raw: str, run: Run) -> str:
     return uri or f"{site_namespace(run)}:{name}"
 
 
-def _value(raw: str, run: Run) -> str:
+def value_of(raw: str, run: Run) -> str:
     """The first component of a raw repetition, unescaped."""
     raw = raw.split(run.component, 1)[0].split(run.subcomponent, 1)[0]
     return (text(raw, run) or "") if raw and raw != NULL else ""
 
 
-def _entity(raw: str, run: Run) -> str:
+def entity(raw: str, run: Run) -> str:
     """An EI as one text: its number, and its authority if it names one."""
     parts = raw.split(run.component)
     number = _piece(parts, 1, run)
     if not number:
         return ""
     authority = _piece(parts, 3, run) or _piece(parts, 2, run)
-    return _joined(number, authority) if authority else number
+    return joined(number, authority) if authority else number
 
 
-def _coded(raw: str, run: Run) -> str:
+def coded(raw: str, run: Run) -> str:
     """A CWE as one text: code and coding system, of the first coding that has a code; else its texts."""
     parts = raw.split(run.component)
     for first in (1, 4, 10):
@@ -430,11 +432,11 @@ def _coded(raw: str, run: Run) -> str:
             break
         code = _piece(parts, first, run)
         if code:
-            return _joined(code, _piece(parts, first + 2, run))
-    return _joined("", _piece(parts, 9, run) or _piece(parts, 2, run))
+            return joined(code, _piece(parts, first + 2, run))
+    return joined("", _piece(parts, 9, run) or _piece(parts, 2, run))
 
 
-def _joined(*texts: str) -> str:
+def joined(*texts: str) -> str:
     """Texts as one, so that different lists of texts give different texts."""
     joined = "|".join(texts)
     if joined.count("|") == len(texts) - 1 and "\\" not in joined:
@@ -442,5 +444,6 @@ def _joined(*texts: str) -> str:
     return "|".join([piece.replace("\\", "\\\\").replace("|", "\\|") for piece in texts])
 
 
-def _one(resource_type: str, namespace: str, kind: str, value: str) -> Target:
+def one_key(resource_type: str, namespace: str, kind: str, value: str) -> Target:
+    """A target with one name."""
     return Target((IdentityKey(resource_type, namespace, kind, value),))

@@ -10,6 +10,7 @@ from bridge.fhir.types import format_instant
 from bridge.mapping.conditions import Condition, Reference, Scope, compile_condition, parse_reference
 from bridge.mapping.grammar import Grammar
 from bridge.mapping.identity import SLOT_RULES, SlotRule
+from bridge.mapping.items import ITEM_RULES
 from bridge.mapping.objects import Leaf, build
 from bridge.mapping.operations import CLEARED, Reach, UnitKind
 from bridge.mapping.places import Cover
@@ -37,14 +38,16 @@ _SLOT_KEYS: Final = (
     "shared",
     "time",
     "status",
+    "optional",
 )
 _STATUS_KEYS: Final = ("from", "provisional", "order")
-_USE_KEYS: Final = ("map", "to", "when", "fill")
+_USE_KEYS: Final = ("map", "to", "when", "fill", "refer")
 _REFERENCE_KEYS: Final = ("every", "only", "of")
 _SET_KEYS: Final = ("to", "value", "progress", "reset", "fill", "clear", "message-time", "from", "as", "when", "table")
 _SEGMENT_KEYS: Final = ("segment", "maps", "drop")
 _MAP_KEYS: Final = ("rules", "element", "items")
 KINDS: Final = ("person", "visit", "result")
+_IDENTITY: Final = {**SLOT_RULES, **ITEM_RULES}
 
 
 class ElementMap(NamedTuple):
@@ -72,6 +75,7 @@ class Use(NamedTuple):
     slot: str
     when: Condition | None
     fill: bool  # only what the resource does not have yet
+    refer: tuple[tuple[str, str], ...] = ()  # members of the item that refer to another resource of the message
 
 
 class Link(NamedTuple):
@@ -128,6 +132,7 @@ class Slot(NamedTuple):
     shared: bool  # named in passing by many messages: stamped with the day (bridge.mapping.resources)
     time: tuple[Reference, ...]
     status: Status | None
+    optional: bool  # only where a segment says something of it
 
 
 class Event(NamedTuple):
@@ -147,6 +152,7 @@ class MessageMap(NamedTuple):
     slots: tuple[Slot, ...]
     uses: Mapping[tuple[str, str], tuple[Use, ...]]  # by group and segment
     merge: tuple[str, str] | None  # slots of survivor and subsumed
+    optional: bool  # some of the slots are
 
 
 def compile_segment(compiler: Compiler, source: Map, file: str) -> SegmentMaps:
@@ -223,7 +229,8 @@ def compile_message(
     pair = (merge.text("survivor"), merge.text("subsumed")) if merge else None
     for name in pair or ():
         _known(name, names, merge.where)
-    return MessageMap(source.text("message"), events, grammar, slots, uses, pair)
+    optional = any(slot.optional for slot in slots)
+    return MessageMap(source.text("message"), events, grammar, slots, uses, pair, optional)
 
 
 def _inherit(source: Map, like: Map, grammar: Grammar) -> Map:
@@ -269,7 +276,12 @@ def _use(entry: Json, segment: str, segments: Mapping[str, SegmentMaps], names: 
     when = None
     if "when" in entry:
         when = compile_condition(entry.text("when"), Scope(segment, 0), entry.at("when"))
-    return Use(known[name], slot, when, entry.flag("fill"))
+    refer = tuple((member, entry.map("refer").text(member)) for member in entry.map("refer"))
+    if refer and not isinstance(known[name], ElementMap):
+        raise mistake("mapping-value-invalid", "refer is for maps that make an item of a list", entry.at("refer"))
+    for _, target in refer:
+        _known(target, names, entry.at("refer"))
+    return Use(known[name], slot, when, entry.flag("fill"), refer)
 
 
 def _slot(compiler: Compiler, name: str, source: Map, grammar: Grammar, file: str) -> Slot:
@@ -280,9 +292,9 @@ def _slot(compiler: Compiler, name: str, source: Map, grammar: Grammar, file: st
         raise mistake("mapping-place-unknown", f"the structure has no {anchor} in '{group}'", source.at("per"))
     identity = source.map("identity")
     rule_name = identity.text("rule")
-    if rule_name not in SLOT_RULES:
-        raise mistake("mapping-identity-unknown", f"no identity rule '{rule_name}'", identity.at("rule"), SLOT_RULES)
-    rule, arguments = SLOT_RULES[rule_name]
+    if rule_name not in _IDENTITY:
+        raise mistake("mapping-identity-unknown", f"no identity rule '{rule_name}'", identity.at("rule"), _IDENTITY)
+    rule, arguments = _IDENTITY[rule_name]
     identity.only({"rule", *arguments}, f"the identity rule {rule_name}")
     for argument in arguments:
         if argument not in identity:
@@ -303,6 +315,7 @@ def _slot(compiler: Compiler, name: str, source: Map, grammar: Grammar, file: st
         shared=source.flag("shared"),
         time=_references(source, "time"),
         status=_status(source.map("status")) if "status" in source else None,
+        optional=source.flag("optional"),
     )
 
 

@@ -21,11 +21,11 @@ Json = Any
 Converter = Callable[[str, "Run"], Json]
 Leaf = Callable[[list[str], "Run"], Json]
 
-_STEP: Final = re.compile(r"(_?[a-zA-Z][A-Za-z0-9]*|\*)(?:\[([A-Za-z0-9_.-]*)\])?")
+_STEP: Final = re.compile(r"(_?[a-zA-Z][A-Za-z0-9]*|\*)(?:\[([+]?[A-Za-z0-9_.-]*)\])?")
 
 # Elements of R4 that take one of several types (datatypes.html, "value[x]"), as far as the maps write them.
 _CHOICES: Final = re.compile(
-    r"(deceased|multipleBirth|value|effective|occurrence|occurred|collected|fastingStatus|additive|quantity|asNeeded|onset)"
+    r"(deceased|multipleBirth|value|effective|occurrence|occurred|collected|fastingStatus|additive|quantity|asNeeded|onset|performed|medication)"
     r"[A-Z][A-Za-z]*"
 )
 

@@ -219,5 +219,6 @@ PRIMITIVES: Final[dict[str, Converter]] = {
     "whole": whole,
     "text-field": text,
     "lines": text,
+    "document": base64_of_text,
     "nothing": nothing,
 }

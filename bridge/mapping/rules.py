@@ -14,6 +14,7 @@ from bridge.mapping.source import Map, load, mistake
 from bridge.mapping.tables import CodingSystems, Table, read_systems, read_table
 
 _HL7V2: Final = "hl7v2"
+_GUIDE: Final = "guide/"
 _CODING_SYSTEMS: Final = "coding-systems"
 _TYPE_KEYS: Final = ("datatype", "maps", "source")
 
@@ -52,18 +53,21 @@ def load_rules(root: Path, overlays: Sequence[Path] = ()) -> Rules:
     systems = CodingSystems({})
     tables: dict[str, Table] = {}
     for name, path in files["tables"].items():
-        source = load(path, f"tables/{name}.yaml")
+        source = load(path, _label("tables", name))
         if name == _CODING_SYSTEMS:
             systems = read_systems(source)
         else:
             table = read_table(source)
+            if table.name in tables:
+                raise mistake("mapping-table-twice", f"two files hold the table {table.name}", source.at("table"))
             tables[table.name] = table
     compiler = Compiler(_types(files["datatypes"]), tables, systems, compile_resource)
     segments: dict[str, SegmentMaps] = {}
     for name, path in files["segments"].items():
-        file = f"segments/{name}.yaml"
-        maps = compile_segment(compiler, load(path, file), file)
-        segments[maps.name] = maps
+        file = _label("segments", name)
+        source = load(path, file)
+        maps = compile_segment(compiler, source, file)
+        segments[maps.name] = _together(segments[maps.name], maps, source) if maps.name in segments else maps
     events: dict[str, tuple[MessageMap, Event]] = {}
     sources = {name: load(path, f"messages/{name}.yaml") for name, path in files["messages"].items()}
     for name, source in sources.items():
@@ -77,18 +81,34 @@ def load_rules(root: Path, overlays: Sequence[Path] = ()) -> Rules:
 
 
 def _files(root: Path, overlays: Sequence[Path]) -> dict[str, dict[str, Path]]:
+    """The files of each kind by name; what was made from the official guide has names that begin with ``guide/``."""
     found: dict[str, dict[str, Path]] = {kind: {} for kind in ("messages", "segments", "datatypes", "tables")}
     for base in (root, *reversed(overlays)):
         for kind, files in found.items():
-            for path in sorted((base / _HL7V2 / kind).glob("*.yaml")):
-                files[path.stem] = path
+            for prefix in (_GUIDE, ""):
+                for path in sorted((base / _HL7V2 / prefix / kind).glob("*.yaml")):
+                    files[prefix + path.name.removesuffix(".yaml")] = path
     return found
+
+
+def _label(kind: str, name: str) -> str:
+    """What messages call a file: its path below ``hl7v2``."""
+    prefix, _, stem = name.rpartition("/")
+    return f"{prefix}/{kind}/{stem}.yaml" if prefix else f"{kind}/{stem}.yaml"
+
+
+def _together(known: SegmentMaps, more: SegmentMaps, source: Map) -> SegmentMaps:
+    """The maps of one segment from two files."""
+    for name in more.maps:
+        if name in known.maps:
+            raise mistake("mapping-map-twice", f"two files map {name}", source.map("maps").where)
+    return SegmentMaps(known.name, {**known.maps, **more.maps}, {**known.drops, **more.drops})
 
 
 def _types(files: Mapping[str, Path]) -> dict[str, TypeMap]:
     types: dict[str, TypeMap] = {}
     for name, path in files.items():
-        file = f"datatypes/{name}.yaml"
+        file = _label("datatypes", name)
         source = load(path, file)
         source.only(_TYPE_KEYS, "a data type")
         owner = source.text("datatype")

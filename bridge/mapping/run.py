@@ -60,14 +60,26 @@ class Pending:
         self.status = ""  # order among results of the same time
 
     def upsert(self, stamp: Stamp, source: str) -> Upsert:
-        """The finished operation; of two rules for one unit the first is in force."""
+        """The finished operation; of two rules for one unit the first is in force, save in an item that both write to."""
         units = self.units
         if len({unit.path for unit in units}) < len(units):
             seen: dict[tuple[str, UnitKind], UnitChange] = {}
             for unit in units:
-                seen.setdefault((unit.path, unit.kind), unit)
+                known = seen.setdefault((unit.path, unit.kind), unit)
+                if known is not unit and "#+" in unit.path and type(known.value) is type(unit.value) is list:
+                    item = together(known.value[0], unit.value[0])
+                    seen[unit.path, unit.kind] = known._replace(value=[item], refers=known.refers or unit.refers)
             units = list(seen.values())
         return Upsert(self.target, stamp, source, tuple(units), self.reach)
+
+
+def together(first: Json, second: Json) -> Json:
+    """One value that says what both do; where they differ, what the first does. Neither is changed."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        return {**second, **{key: together(value, second.get(key)) for key, value in first.items()}}
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second) == 1:
+        return [together(first[0], second[0])]
+    return first
 
 
 class Run:

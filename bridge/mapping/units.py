@@ -113,11 +113,20 @@ def compile_units(compiler: Compiler, source: Map, scope: Scope, file: str, name
     rules = [compiler.rule(key, entry, scope, file) for key, entry in source.map("rules").maps()]
     where = {f"{file}#{key}": entry.where for key, entry in source.map("rules").maps()}
     grouped: dict[str, list[tuple[Rule, Part]]] = {}
+    spread = {path[0].name for rule in rules for (path, *_) in rule.parts if _spreads(path)}
     for rule in rules:
         for part in rule.parts:
+            if part.path and part.path[0].name in spread:  # its members and what is spread over it are one unit
+                grouped.setdefault(part.path[0].name, []).append((rule, part._replace(path=part.path[1:])))
+                continue
             path, inner = _unit_of(part.path, rule, scope, where[rule.name])
             grouped.setdefault(path, []).append((rule, part._replace(path=inner)))
     return UnitMap(name, tuple(_unit(path, members) for path, members in _joined(grouped)))
+
+
+def _spreads(path: Path) -> bool:
+    """Whether a rule writes several members of an element that no list and no choice holds (``doseQuantity.*``)."""
+    return len(path) == 2 and path[1].name == "*" and path[0].label is None and choice_of(path[0].name) is None
 
 
 def _joined(grouped: dict[str, list[tuple[Rule, Part]]]) -> Iterable[tuple[str, list[tuple[Rule, Part]]]]:

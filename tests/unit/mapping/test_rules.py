@@ -74,13 +74,19 @@ def test_the_covered_events():
             "datatypes/XCN.yaml:",
         ),
         (
-            "tables/AdministrativeSex.yaml",
+            "guide/tables/AdministrativeSex.yaml",
             "F: female",
             "F: true",
             "mapping-value-invalid",
-            "tables/AdministrativeSex.yaml:",
+            "guide/tables/AdministrativeSex.yaml:",
         ),
-        ("tables/AdministrativeSex.yaml", "default:", "unmapped: lose\ndefault:", "mapping-value-invalid", "tables/"),
+        (
+            "guide/tables/AdministrativeSex.yaml",
+            "default:",
+            "unmapped: lose\ndefault:",
+            "mapping-value-invalid",
+            "guide/",
+        ),
         ("messages/ADT_A39.yaml", "PATIENT={", "PATIENT=[", "mapping-structure-invalid", "messages/ADT_A39.yaml:"),
         ("messages/ADT_A39.yaml", "to: subsumed}", "to: loser}", "mapping-resource-unknown", "messages/ADT_A39.yaml:"),
         (
@@ -142,7 +148,7 @@ def test_the_first_overlay_that_has_a_file_wins(root, tmp_path_factory):
     """An engineer changes a rule in a directory of their own; nothing else changes."""
     overlays = [tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")]
     for overlay, code in zip(overlays, ("male", "other"), strict=True):
-        folder = overlay / "hl7v2" / "tables"
+        folder = overlay / "hl7v2" / "guide" / "tables"
         folder.mkdir(parents=True)
         (folder / "AdministrativeSex.yaml").write_text(
             f"table: AdministrativeSex\ncodes: {{Q: {code}}}\n", encoding="utf-8"
@@ -161,6 +167,7 @@ def test_the_first_overlay_that_has_a_file_wins(root, tmp_path_factory):
 def test_every_file_names_what_its_name_says():
     """A segment's, table's or message's file is called like what it holds."""
     for kind, key in (("segments", "segment"), ("tables", "table"), ("messages", "message"), ("datatypes", "datatype")):
-        for path in (mappings_root() / "hl7v2" / kind).glob("*.yaml"):
-            if path.stem != "coding-systems":
-                assert f"{key}: {path.stem}\n" in path.read_text(encoding="utf-8"), path
+        for path in (mappings_root() / "hl7v2").glob(f"**/{kind}/*.yaml"):
+            name = path.name.removesuffix(".yaml")
+            if name != "coding-systems":
+                assert f"{key}: {name}\n" in path.read_text(encoding="utf-8"), path
