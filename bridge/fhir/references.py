@@ -28,13 +28,24 @@ def parse_reference(text: str, base: str = "") -> Target | None:
 
 
 # Elements by which a resource belongs to a patient's compartment (compartmentdefinition-patient.html), for the stored
-# types and as far as they hold a Patient; a list element holds several.
+# types and as far as they hold a Patient; a list element holds several, a dot leads into the items of a list.
 _PATIENT_ELEMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "Encounter": ("subject",),
     "Observation": ("subject", "performer"),
     "DiagnosticReport": ("subject",),
     "ServiceRequest": ("subject", "performer"),
     "Specimen": ("subject",),
+    "Condition": ("subject", "asserter"),
+    "AllergyIntolerance": ("patient", "recorder", "asserter"),
+    "Procedure": ("subject", "performer.actor"),
+    "Immunization": ("patient",),
+    "MedicationRequest": ("subject",),
+    "DocumentReference": ("subject", "author"),
+    "Appointment": ("participant.actor",),
+    "Coverage": ("beneficiary", "policyHolder", "subscriber", "payor"),
+    "Account": ("subject",),
+    "CareTeam": ("subject", "participant.member"),
+    "RelatedPerson": ("patient",),
     "Provenance": ("target",),
     "Consent": ("patient",),
 }
@@ -68,10 +79,11 @@ def _patients(resource: Mapping[str, Any]) -> Iterator[str]:
 
 def _references(resource: Mapping[str, Any], elements: tuple[str, ...]) -> Iterator[Any]:
     for name in elements:
-        value = resource.get(name)
+        outer, _, inner = name.partition(".")
+        value = resource.get(outer)
         for item in value if isinstance(value, list) else (value,):
             if isinstance(item, Mapping):
-                yield item
+                yield item.get(inner) if inner else item
 
 
 def _patient(reference: Any) -> str | None:

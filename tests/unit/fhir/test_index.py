@@ -97,6 +97,27 @@ def test_odd_shapes_are_passed_over(broken):
         ({"resourceType": "Consent", "patient": {"reference": "Patient/c"}}, ("Patient/c",)),
         ({"resourceType": "Consent", "patient": {"reference": "https://elsewhere.example/Patient/c"}}, ()),
         ({"resourceType": "Organization", "id": "x"}, ()),
+        ({"resourceType": "Condition", "subject": {"reference": "Patient/c"}}, ("Patient/c",)),
+        (
+            {
+                "resourceType": "Appointment",
+                "participant": [
+                    {"actor": {"reference": "Practitioner/p"}},
+                    {"actor": {"reference": "Patient/a"}},
+                    {"type": []},
+                    {"actor": {"reference": "Patient/b"}},
+                ],
+            },
+            ("Patient/a", "Patient/b"),
+        ),
+        (
+            {
+                "resourceType": "Coverage",
+                "beneficiary": {"reference": "Patient/a"},
+                "payor": [{"reference": "Organization/o"}, {"reference": "Patient/b"}],
+            },
+            ("Patient/a", "Patient/b"),
+        ),
     ],
 )
 def test_patients_are_found_by_compartment(resource, patients):
