@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bridge.config.adapters import AdapterSpec
 from bridge.errors import BridgeError, Incorrect, Unavailable
-from bridge.hl7v2.batch import split_messages
+from bridge.hl7v2.batch import read_batch
 from bridge.pipeline.ports import ContentKind, Intake, RawMessage, Receipt
 from bridge.telemetry import metrics
 from bridge.telemetry.stop import Stop
@@ -46,6 +46,10 @@ class FolderSettings(BaseModel):
     interval_seconds: float = Field(default=1, gt=0, description="How often to look.")
     once: bool = Field(default=False, description="Stop when the folder is empty.")
     max_file_bytes: int = Field(default=256 * 2**20, gt=0, description="Larger files are refused.")
+    refuse_wrong_batches: bool = Field(
+        default=False,
+        description="Refuse files of HL7 v2 whose FHS, BHS, BTS and FTS do not fit what they hold; else that is logged only.",
+    )
     stop_timeout_seconds: float = Field(
         default=5,
         ge=0,
@@ -199,21 +203,29 @@ class FolderListener:
             raise Incorrect(
                 "file-too-large", "A file is larger than max_file_bytes.", remedy="Split it, or raise the limit."
             )
-        kind = _SUFFIXES[file.suffix.lower()]
+        suffix = file.suffix.lower()
         now_us = time.time_ns() // 1000
         return [
-            RawMessage(self.name, content, kind, received_us=now_us)
-            for content in split(file.read_bytes(), file.suffix.lower())
+            RawMessage(self.name, content, _SUFFIXES[suffix], received_us=now_us)
+            for content in self._split(file.read_bytes(), suffix)
         ]
 
-
-def split(content: bytes, suffix: str) -> list[bytes]:
-    """The messages of a file's content, by its suffix (``.hl7``, ``.json``, ``.ndjson``)."""
-    if suffix == ".json":
-        return [content]
-    if suffix == ".ndjson":
-        return [line for line in content.splitlines() if line.strip()]
-    return split_messages(content)
+    def _split(self, content: bytes, suffix: str) -> Sequence[bytes]:
+        """The messages of a file's content, by its suffix (``.hl7``, ``.json``, ``.ndjson``)."""
+        if suffix == ".json":
+            return [content]
+        if suffix == ".ndjson":
+            return [line for line in content.splitlines() if line.strip()]
+        batch = read_batch(content)
+        for finding in batch.findings:
+            _log.warning("batch-wrong", listener=self.name, **finding._asdict())
+        if batch.findings and self._settings.refuse_wrong_batches:
+            raise Incorrect(
+                batch.findings[0].code,
+                "A file is not what its batch headers and trailers say.",
+                remedy="Have it sent again, or take it in with refuse_wrong_batches: false.",
+            )
+        return batch.messages
 
 
 def _identity(file: Path) -> _Identity:

@@ -14,7 +14,9 @@ from bridge.config.problems import ConfigurationInvalid, Problem, invalid
 from bridge.config.reference import markdown
 from bridge.config.section import Section
 from bridge.config.settings import Mode, Settings
+from bridge.config.site import Site
 from bridge.errors import Forbidden
+from bridge.hl7v2.charset import is_known
 from bridge.keys.ports import KeyProvider
 
 ROOMS: Final[Mapping[str, type[BaseModel]]] = {"access": AccessSettings}
@@ -35,16 +37,25 @@ def check_everything(settings: Settings) -> int:
     for name, model in ROOMS.items():
         section: Section = getattr(settings, name)
         problems += section.problems(model, name)
-    sites = 0
+    sites: Mapping[str, Site] = {}
     try:
-        sites = len(load_sites(settings))
+        sites = load_sites(settings)
     except ConfigurationInvalid as error:
         problems += error.problems
+    problems += _charset_problems(sites)
     if not any(problem.path.startswith("access") for problem in problems):
         problems += adapter_problems(_token_keys(access_settings(settings)))
     if problems:
         raise invalid(problems)
-    return sites
+    return len(sites)
+
+
+def _charset_problems(sites: Mapping[str, Site]) -> Iterator[Problem]:
+    for name, site in sites.items():
+        if site.charset is not None and not is_known(site.charset):
+            said = f"the file of site {name} names a character set that is not known"
+            remedy = "Use a name of HL7 table 0211, or one of those that docs/reference/hl7v2.md lists."
+            yield Problem("site-charset-unknown", said, remedy, path="charset")
 
 
 def access_settings(settings: Settings) -> AccessSettings:

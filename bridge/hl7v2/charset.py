@@ -39,7 +39,8 @@ class _Plan(NamedTuple):
     encoding: str
     codec: str
     may_switch: bool  # what the bytes must show all the same
-    alternates: bool  # the declaration names sets to switch to
+    alternates: bool  # the declaration names sets to switch to, so that HL7's escapes may do it
+    fallback: bool  # to switch is more than is declared
 
 
 @cache
@@ -72,6 +73,15 @@ def encoding_of(name: str) -> str | None:
     return known.encoding if known is not None else None
 
 
+def is_known(declared: str) -> bool:
+    """Whether messages can be read by what is declared: MSH-18 or a site's ``charset``, repetitions divided by ``~``."""
+    try:
+        _plan(declared)
+    except Unsupported:
+        return False
+    return True
+
+
 def is_encoding(declared: str, encoding: str) -> bool:
     """Whether the first of the ``declared`` names says UTF-16 or UTF-32, as ``encoding`` is, whatever its byte order."""
     return bool(encoding) and encoding[:-2] == encoding_of(declared.partition("~")[0])
@@ -86,9 +96,13 @@ def is_codec_of(declared: str, codec: str) -> bool:
 @lru_cache(maxsize=256)
 def _plan(declared: str) -> _Plan:
     names = [name.strip() for name in declared.removesuffix(_SWITCHING).split("~")]
-    alternates = any(names[1:]) or declared.endswith(_SWITCHING)
+    switching = declared.endswith(_SWITCHING)  # what was read so once has no more of HL7's escapes that switch
+    alternates = any(names[1:])
+    fallback = not (alternates or switching)
     if not names[0]:
-        return _Plan("US-ASCII" if alternates else "", "ascii", may_switch=True, alternates=alternates)
+        return _Plan(
+            "US-ASCII" if alternates else "", "ascii", may_switch=True, alternates=alternates, fallback=fallback
+        )
     known = _table().get(_plain(names[0]))
     if known is None:
         raise Unsupported(
@@ -97,9 +111,9 @@ def _plan(declared: str) -> _Plan:
             remedy="Use a name of HL7 table 0211, or set the charset of the site.",
         )
     if known.codec == "switch":
-        return _Plan("US-ASCII", "ascii", may_switch=True, alternates=True)
-    switching = may_switch(known.codec) if alternates else switches_undeclared(known.codec)
-    return _Plan(known.encoding, known.codec, switching, alternates)
+        return _Plan("US-ASCII", "ascii", may_switch=True, alternates=True, fallback=False)
+    allowed = may_switch(known.codec) if alternates or switching else switches_undeclared(known.codec)
+    return _Plan(known.encoding, known.codec, allowed, alternates, fallback)
 
 
 def decode(raw: bytes, declared: str, escape: bytes = b"\\") -> Decoded:
@@ -120,14 +134,12 @@ def decode(raw: bytes, declared: str, escape: bytes = b"\\") -> Decoded:
         Unsupported: ``charset-unsupported``, the first declared name is none that this reader knows.
         Incorrect: ``charset-invalid``, the bytes are not what is declared.
     """
-    encoding, codec, may_switch, alternates = _plan(declared)
-    if (
-        may_switch
-        and (alternates or 0x1B in raw)
-        and (encoding or raw.isascii())
-        and switches(raw, escape if alternates else b"")
-    ):
-        return _switched(raw, encoding or "US-ASCII", codec, escape, alternates=alternates)
+    encoding, codec, may_switch, alternates, fallback = _plan(declared)
+    if may_switch and (alternates or 0x1B in raw) and (encoding or raw.isascii()):
+        obeyed = escape if alternates else b""
+        if switches(raw, obeyed):
+            text = _switched(raw, codec, obeyed)
+            return Decoded(text, (encoding or "US-ASCII") + _SWITCHING, fallback)
     if codec == "ascii":
         if raw.isascii():
             return Decoded(raw.decode("ascii"), encoding or "UTF-8", fallback=False)
@@ -146,14 +158,13 @@ def _beyond_ascii(raw: bytes, declared: str) -> Decoded:
         return Decoded(raw.decode("latin-1"), "ISO-8859-1", fallback=True)
 
 
-def _switched(raw: bytes, encoding: str, codec: str, escape: bytes, *, alternates: bool) -> Decoded:
+def _switched(raw: bytes, codec: str, escape: bytes) -> str:
     try:
-        text = decode_switching(raw, codec, escape if alternates else b"")
+        return decode_switching(raw, codec, escape)
     except UnicodeDecodeError:
         raise Incorrect(
             "charset-invalid", "the message leaves its first character set for bytes that are not there", remedy=_REMEDY
         ) from None
-    return Decoded(text, encoding + _SWITCHING, fallback=not alternates)
 
 
 def _strict(raw: bytes, codec: str, declared: str) -> str:

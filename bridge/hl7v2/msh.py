@@ -57,9 +57,9 @@ def read_msh(body: bytes) -> tuple[Delimiters, str]:
     fields = line.split(separator, 18)
     if len(fields) < 9:
         raise _truncated()
+    delimiters = declared_delimiters(chr(line[3]), fields[1].decode("latin-1"), "UTF-8")
     if not line.isascii() or 0x1B in line:
         fields = _fields_beyond_ascii(line, separator)
-    delimiters = declared_delimiters(chr(line[3]), fields[1].decode("latin-1"), "UTF-8")
     if len(fields) < 18:
         return delimiters, ""
     return delimiters, fields[17].decode("latin-1").replace(delimiters.repetition, "~").strip()

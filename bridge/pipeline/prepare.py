@@ -16,7 +16,8 @@ from bridge.config.site import Site
 from bridge.errors import BridgeError, Fault, Incorrect, Unsupported
 from bridge.fhir.json import loads
 from bridge.fhir.search.definitions import definitions
-from bridge.hl7v2.message import Limits, Message, parse
+from bridge.hl7v2.charset import is_known
+from bridge.hl7v2.message import Limits, Message, parse, without_framing
 from bridge.keys.envelope import Envelope, seal
 from bridge.keys.ports import KeyWrapper
 from bridge.mapping.convert import convert, event_of
@@ -97,6 +98,9 @@ class Preparer:
         digest_key: 32 bytes that key the digests of messages.
         max_message_bytes: larger messages become dead letters.
         event_ahead_us: how far an event may lie after its receipt; None = not checked.
+
+    Raises:
+        Incorrect: ``site-charset-unknown``, a site's file names a character set that the reader does not know.
     """
 
     def __init__(
@@ -109,6 +113,13 @@ class Preparer:
         *,
         event_ahead_us: int | None = None,
     ) -> None:
+        for site in sites.values():
+            if site.charset is not None and not is_known(site.charset):
+                raise Incorrect(
+                    "site-charset-unknown",
+                    f"The file of site {site.site} names a character set that is not known.",
+                    remedy="Use a name of HL7 table 0211, or one of those that docs/reference/hl7v2.md lists.",
+                )
         self._event_ahead_us = event_ahead_us
         self._rules = rules
         self._sites = sites
@@ -291,6 +302,7 @@ def structure_of(content: bytes, kind: ContentKind) -> str:
     """JSON text that shows how a message is built and nothing of what it says: segment names in order, sizes."""
     shape: dict[str, Any] = {"kind": str(kind), "bytes": len(content)}
     if kind is ContentKind.HL7V2:
+        content = without_framing(content) if b"\0" in content[:64] else content  # UTF-16 and UTF-32 as UTF-8
         # Only what is followed by the message's own separator: a line of free text may start with a short name.
         separator = _SEPARATOR.search(content)
         pattern = _SEGMENT_NAME % re.escape(separator.group(1)) if separator else None

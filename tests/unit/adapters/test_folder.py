@@ -223,3 +223,20 @@ def test_a_folder_that_can_not_be_listed_for_a_while_ends_nothing(
     run(tmp_path, Keeper())
 
     assert names(tmp_path) == ["done/a.hl7"]
+
+
+@pytest.mark.parametrize(("refuse", "taken", "aside"), [(False, 2, "done"), (True, 0, "refused")])
+def test_batches_that_are_not_what_their_envelopes_say(tmp_path: Path, refuse: bool, taken: int, aside: str) -> None:
+    """The log counts what is there and what was told; the messages are taken in, unless such files are to be refused."""
+    one, two = b"MSH|^~\\&|A\rPID|1\r", b"MSH|^~\\&|B\rPID|2\r"
+    (tmp_path / "a.hl7").write_bytes(b"FHS|^~\\&|A\rBHS|^~\\&|B\r" + one + two + b"BTS|3\rFTS|1\r")
+    keeper = Keeper()
+    settings = FolderSettings(path=tmp_path, once=True, interval_seconds=0.01, refuse_wrong_batches=refuse)
+
+    with capture_logs() as logs:
+        asyncio.run(FolderListener("files", settings).run(keeper, Stop()))
+
+    assert len(keeper.kept) == taken
+    assert names(tmp_path) == [f"{aside}/a.hl7"]
+    said = next(entry for entry in logs if entry["event"] == "batch-wrong")
+    assert (said["code"], said["told"], said["found"]) == ("batch-count-wrong", 3, 2)

@@ -236,3 +236,20 @@ def test_a_change_dated_into_the_future_is_a_dead_letter() -> None:
     late = prepared("20240302130000").error
     assert late is not None
     assert late.code == "event-in-the-future"
+
+
+def test_a_site_with_an_unknown_charset_is_refused_at_the_start() -> None:
+    """Not message by message: the bridge does not start on a site file that no message of the site could be read by."""
+    site = SITES["north"].model_copy(update={"charset": "VENDOR 7"})
+
+    with pytest.raises(Incorrect) as caught:
+        Preparer(rules(), {"north": site}, KEYS, b"i" * 32, 1 << 16)
+
+    assert caught.value.code == "site-charset-unknown"
+
+
+def test_the_structure_of_a_wide_message() -> None:
+    """A dead letter in UTF-16 shows its segments like any other."""
+    wide = json.loads(structure_of(GOOD.decode().encode("utf-16"), ContentKind.HL7V2))
+
+    assert wide["segments"] == json.loads(structure_of(GOOD, ContentKind.HL7V2))["segments"]
