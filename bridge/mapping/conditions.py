@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bridge.errors import Where
+from bridge.hl7v2.values import parse_number
 from bridge.mapping.source import mistake
 
 if TYPE_CHECKING:
@@ -285,11 +285,8 @@ def _number(get: Getter) -> Condition:
 
 
 def is_number(text: str) -> bool:
-    """Whether ``text`` is a decimal number as NM has it (HL7 v2.9 chapter 2A.2.47)."""
-    try:
-        return Decimal(text.strip()).is_finite() and "_" not in text and "e" not in text.lower()
-    except InvalidOperation:
-        return False
+    """Whether ``text`` is a number as NM has it."""
+    return parse_number(text) is not None
 
 
 _SIGNS: Final[dict[str, Callable[[int, int], bool]]] = {

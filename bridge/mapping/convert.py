@@ -69,6 +69,8 @@ def convert(message: Message, site: Site, rules: Rules, *, explain: bool = False
     run = Run(message, site, root, explain=explain)
     run.event = event_name
     _take_time(run)
+    if message.charset_fallback:
+        run.report("charset-fallback", "MSH-18")
     try:
         return _converted(message_map, event, rules, root, placed, strays, run)
     finally:

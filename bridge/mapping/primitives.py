@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from bridge.hl7v2.delimiters import unescape
 from bridge.hl7v2.times import Precision, parse_time, parse_time_of_day
-from bridge.mapping.conditions import is_number
+from bridge.hl7v2.values import parse_number
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -94,8 +94,7 @@ def time_of_day(raw: str, _run: Run) -> str | None:
 
 def decimal(raw: str, _run: Run) -> Decimal | None:
     """decimal, digits kept."""
-    raw = raw.strip()
-    return Decimal(raw) if is_number(raw) else None
+    return parse_number(raw)
 
 
 _INTEGER: Final = re.compile(r"[+-]?\d{1,9}(?:\.0*)?", re.ASCII)
