@@ -30,7 +30,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "anchor": "Number leaves, sign checkpoints, and take heads and consent words to the chain.",
     "migrate": "Bring the store's schema up to date.",
     "demo": "Show the whole road on a hospital's morning.",
-    "convert": "Print the FHIR Bundle that a file of HL7 v2 messages or a FHIR resource becomes.",
+    "convert": "Print the FHIR Bundles that HL7 v2 messages or FHIR resources become.",
     "deadletters": "Look at messages that could not be stored, do them again, or close them.",
     "restrictions": "Look at restrictions of patients, or lift them.",
     "fsck": "Check the whole store.",

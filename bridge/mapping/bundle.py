@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from bridge.mapping.apply import apply, with_merges
-from bridge.mapping.operations import Conversion, Fate, Merge, Stored, Target
+from bridge.mapping.operations import Conversion, Fate, LedgerEntry, Merge, Stored, Target
 
 Json = Any
 
@@ -73,6 +73,12 @@ def _linked(value: Json, names: set[str]) -> Json:
     return [_linked(item, names) for item in value] if isinstance(value, list) else value
 
 
+def ledger_line(entry: LedgerEntry) -> str:
+    """What became of one input element, and by which rule."""
+    rule = f"  ->  {entry.rule}" if entry.fate is not Fate.UNMAPPED else ""
+    return f"{entry.place}  {entry.fate.value}{rule}"
+
+
 def explain_lines(conversion: Conversion) -> Iterator[str]:
     """What became of each element, in lines: first each output element with its rule, then each input element's fate.
 
@@ -88,8 +94,7 @@ def explain_lines(conversion: Conversion) -> Iterator[str]:
         path = output.path.partition("#")[0]
         yield f"{numbers[output.target]}.{path}  <-  {output.rule}"
     for entry in conversion.ledger:
-        rule = f"  ->  {entry.rule}" if entry.fate is not Fate.UNMAPPED else ""
-        yield f"{entry.place}  {entry.fate.value}{rule}"
+        yield ledger_line(entry)
     for report in conversion.reports:
         yield f"reported: {report.code} {report.place}".rstrip()
     yield f"elements: {conversion.mapped} mapped, {conversion.dropped} dropped by rule, {conversion.unmapped} unmapped"
