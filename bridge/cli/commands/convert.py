@@ -93,11 +93,11 @@ def command(
     pattern: str,
     overlays: tuple[Path, ...],
 ) -> int:
-    """Print the FHIR Bundles that HL7 v2 messages and FHIR resources become, one Bundle a message; with --json a line each.
+    """Print the FHIR Bundles that HL7 v2 messages or FHIR resources become.
 
-    Takes files and folders; batch files are split into their messages, and `-` reads standard input. How many were
-    converted and refused, why, and how many elements were mapped, dropped by rule and unmapped stands on standard error.
-    Exit code 1 if a message was refused.
+    Takes files and folders; batch files are split into their messages, and `-` reads standard input. Each message gives
+    one Bundle, with --json one line. How many were converted and refused, why, and how many elements were mapped, dropped
+    by rule and unmapped stands on standard error. Exit code 1 if a message was refused.
 
     Needs no configuration and changes nothing. Without --site every authority in a message is taken for one that names
     records; with it the site's file decides, as in the bridge. The ids in a Bundle are running numbers, not the ones that
