@@ -48,7 +48,7 @@ class SourceWorker:
         self._held: set[Partition] = set()  # partitions that the source was told to pause
 
     def run(self, stop: Stop) -> None:
-        """Works until ``stop`` is set; reopens the source when its brokers go away and come back."""
+        """Works until ``stop`` is set; reopens the source when its brokers go away, or another has taken a partition."""
         while not stop.is_set:
             try:
                 self._source.open(self)
@@ -79,6 +79,7 @@ class SourceWorker:
             self._places.pop(partition, None)
             self._committed.pop(partition, None)
             self._held.discard(partition)
+            self._gaps.pop(partition, None)
         _log.info("partitions-revoked", source=self._source.name, partitions=[p.number for p in partitions])
 
     lost = revoked
@@ -116,7 +117,8 @@ class SourceWorker:
             verdicts = self._batcher.store(items, place, stop)
         except PartitionLost as lost:
             report(self._source.name, lost.committed)
-            self._take_stock(place)
+            if not self._still_ours(place):
+                raise  # opened anew, the source asks whoever assigns partitions whose it is
             return
         if verdicts:
             last = verdicts[-1].item.offset
@@ -165,19 +167,19 @@ class SourceWorker:
                 self._source.seek(partition, first)
         self._gaps.clear()
 
-    def _take_stock(self, place: Place) -> None:
-        """Goes on where the store stands: elsewhere if the partition has another holder, else from the stored position.
+    def _still_ours(self, place: Place) -> bool:
+        """Whether the partition has no other holder; then the work goes on where the store stands.
 
-        The latter happens when a connection broke at the commit itself and the commit had happened.
+        That happens when a connection broke at the commit itself and the commit had happened.
         """
         partition = place.partition
         with self._database.transaction(read_only=True) as txn:
             position = positions.find(txn, partition.source, partition.topic_id, partition.number)
         if position is None or position.epoch != place.epoch:
-            self.lost([partition])
-            return
+            return False
         self._places[partition] = Place(partition, position.next_offset, place.epoch)
         self._source.seek(partition, position.next_offset)
+        return True
 
     def _tell_broker(self) -> None:
         self._source.commit(self._committed)

@@ -31,6 +31,7 @@ class Log:
     def __init__(self, stop: Stop, contents: Mapping[Partition, Sequence[bytes]]) -> None:
         self.stop = stop
         self.contents = {partition: list(messages) for partition, messages in contents.items()}
+        self.ours = list(self.contents)  # what whoever assigns partitions gives this member
         self.told: dict[Partition, int] = {}
         self.before_poll: list[Callable[[], None]] = []
         self.on_commit: Callable[[], None] = lambda: None
@@ -56,7 +57,7 @@ class Log:
         if self.before_poll:
             self.before_poll.pop(0)()
         if not self._next:
-            self.assign(list(self.contents))
+            self.assign(self.ours)
         if self._moved:  # what was fetched before a rebalance is void
             self._moved = False
             return ()
@@ -160,12 +161,13 @@ def test_a_source_that_comes_back_is_opened_again(hospital: Hospital) -> None:
 
 
 def test_a_partition_that_another_worker_claimed_is_left_alone(hospital: Hospital) -> None:
-    """Nothing of it is committed, neither here nor at the broker; the other partition goes on."""
+    """Nothing of it is committed, neither here nor at the broker; asked anew, the source gives only the other partition."""
     log = Log(hospital.stop, {FIRST: registrations(0, 25), SECOND: registrations(100, 25)})
 
     def claim() -> None:
         with hospital.database.transaction() as txn:
             positions.claim(txn, "north", "topic", 0)
+        log.ours = [SECOND]
 
     log.before_poll = [lambda: None, lambda: None, claim]
     worker_of(hospital, log).run(hospital.stop)
@@ -174,7 +176,23 @@ def test_a_partition_that_another_worker_claimed_is_left_alone(hospital: Hospita
     assert totals(hospital)[0] == (10, 10)
     assert log.told[SECOND] == 25
     assert log.told[FIRST] == 10
+    assert log.opened == 2
     assert len(hospital.resources("Patient")) == 35
+
+
+def test_a_partition_that_comes_back_from_another_worker_is_worked_on(hospital: Hospital) -> None:
+    """Lost by its epoch alone, and still assigned here: it is claimed anew, where it once stood still without a word."""
+    log = Log(hospital.stop, {FIRST: registrations(0, 25)})
+
+    def claim() -> None:
+        with hospital.database.transaction() as txn:
+            positions.claim(txn, "north", "topic", 0)
+
+    log.before_poll = [lambda: None, lambda: None, claim]
+    worker_of(hospital, log).run(hospital.stop)
+
+    assert totals(hospital) == {0: (25, 25)}
+    assert len(hospital.resources("Patient")) == 25
 
 
 def test_what_was_committed_before_a_loss_is_counted(hospital: Hospital) -> None:
@@ -186,11 +204,12 @@ def test_what_was_committed_before_a_loss_is_counted(hospital: Hospital) -> None
     log = Log(hospital.stop, {FIRST: registrations(0, 5)})
     hospital.batcher._lock_keys = 1  # every message a transaction of its own
     attempt = hospital.batcher._once
-    before, committed = received(), 0
+    before, committed, claimed = received(), 0, False
 
     def once(*arguments: Any) -> Any:
-        nonlocal committed
-        if committed == 3:
+        nonlocal committed, claimed
+        if committed == 3 and not claimed:
+            claimed = True
             with hospital.database.transaction() as txn:
                 positions.claim(txn, "north", "topic", 0)
         found = attempt(*arguments)
@@ -200,8 +219,8 @@ def test_what_was_committed_before_a_loss_is_counted(hospital: Hospital) -> None
     hospital.batcher._once = once  # type: ignore[method-assign]
     worker_of(hospital, log).run(hospital.stop)
 
-    assert totals(hospital) == {0: (3, 3)}
-    assert received() - before == 3
+    assert totals(hospital) == {0: (5, 5)}
+    assert received() - before == 5
 
 
 def test_messages_that_are_stored_already_are_passed_over(hospital: Hospital) -> None:
