@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+from bridge.errors import BridgeError
+
+UNREADABLE: Final = (
+    BridgeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
+"""What readers of the bridge's own bytes raise for bytes that it never wrote; a check goes on after it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
-from bridge.errors import BridgeError
 from bridge.fhir.search.index import EMPTY, extract
 from bridge.mapping.apply import composed, newest_us
 from bridge.mapping.operations import IdentityKey, Stored
-from bridge.pipeline.findings import Finding, Tally
+from bridge.pipeline.findings import UNREADABLE, Finding, Tally
 from bridge.record.ids import mint
 from bridge.record.versions import content_bytes, content_digest
 from bridge.record.work import stored_of
@@ -74,7 +73,7 @@ def _resource(row: ResourceRow, digest: int, rows: IndexRows, latest_us: int | N
     try:
         stored = stored_of(row)
         index = EMPTY if stored.body is None else extract(stored.body)
-    except (BridgeError, ValueError, KeyError, TypeError):
+    except UNREADABLE:
         yield _of(row, "resource", "resource-unreadable", "its bytes or its state are none that the bridge writes")
         return
     content = b"" if stored.body is None else content_bytes(stored.body)
@@ -95,7 +94,7 @@ def _state(row: ResourceRow, stored: Stored, latest_us: int | None) -> Iterator[
     """Whether the units compose to the stored content, and no event lies further ahead than any could be taken."""
     try:
         shown, newest = composed(stored, row.type), newest_us(stored.state)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except UNREADABLE:
         yield _of(row, "resource", "state-malformed", "its units' state is none that the bridge writes")
         return
     if _without_merges(shown) != _without_merges(stored.body):

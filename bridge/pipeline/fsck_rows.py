@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -17,7 +17,7 @@ from bridge.fhir.types import format_instant
 from bridge.keys.ports import KeyWrapper
 from bridge.ledger import disclosure
 from bridge.ledger.commitment import Context, LeafKind, commit, leaf_data
-from bridge.pipeline.findings import Finding, Tally
+from bridge.pipeline.findings import UNREADABLE, Finding, Tally
 from bridge.pipeline.openings import Salts, Unopenable
 from bridge.pipeline.proving import context_of
 from bridge.record.commitments import EVENT_FORM, RESOURCE_FORM
@@ -220,7 +220,7 @@ class RowCheck:
         if (row.kind, row.subject_key, row.subject_version) != (expected.kind, *expected.subject):
             return False
         try:
-            record = expected.record or context_of(row).record
+            record = context_of(row).record if expected.record is None else expected.record
             # The digests of access records are held against those, one by one.
             extra = context_of(row).extra if expected.kind == LeafKind.DISCLOSURE else {}
             wanted = Context(LeafKind(expected.kind), self._origin, record, expected.version, expected.form, extra)
@@ -334,9 +334,9 @@ def _follows(state: ConsentStateRow, row: ResourceRow) -> bool:
         return state.status == Status.REVOKED
     try:
         rule = compile_consent(loads_stored(row.body))
-    except BridgeError:
+        said = (rule.status.value, encode(rule), rule.custodian, chain_word(rule).not_after_us)
+    except UNREADABLE:
         return False
-    said = (rule.status.value, encode(rule), rule.custodian, chain_word(rule).not_after_us)
     kept = (state.status, state.rule, state.custodian, state.not_after_us)
     return said == kept and (row.patient_key is None or row.patient_key == state.patient_key)
 
@@ -371,27 +371,31 @@ def _row_differs(
     """Columns beside the bytes: what the committed bytes say of themselves, the rows must say too."""
     if facts is None:
         return
-    if not row.deleted:
-        said = _head(row.body)
-        if (said.resourceType, said.id) != (facts.type, facts.fhir_id):
-            yield _of(facts, "name-differs", "type or id is not that of the stored bytes", row.version)
-        wanted = (str(row.version), format_instant(row.last_updated_us))
-        if (said.meta.versionId, said.meta.lastUpdated) != wanted:
-            words = "version or time is not that of the stored bytes"
-            yield _of(facts, "meta-differs", words, row.version, "resource_version")
+    try:
+        said = None if row.deleted else _head(row.body)
+        body = {} if row.deleted or row.version != facts.version else content_of(row.body)
+    except UNREADABLE:  # of an erased record, whose bytes nothing vouches for
+        yield _of(facts, "bytes-unreadable", "its bytes are none that the bridge writes", row.version)
+        return
+    if said is not None:
+        yield from _names_differ(said, row, facts)
     if row.version != facts.version:
         return
     if (facts.deleted, facts.last_updated_us) != (row.deleted, row.last_updated_us):
         yield _of(facts, "current-differs", "the row is not that of its current version", row.version)
-    content = b"" if row.deleted else content_bytes(content_of(row.body))
+    content = b"" if row.deleted else content_bytes(body)
     if content_digest(content) != facts.content_digest:
         yield _of(facts, "content-digest-differs", "the digest is not that of the current bytes", row.version)
-    if (
-        facts.patient_key is not None
-        and not row.deleted
-        and not _in_compartment(row.body, facts, patients, patient_key)
-    ):
+    if not row.deleted and not _in_compartment(body, facts, patients, patient_key):
         yield _of(facts, "patient-differs", "it is kept for another patient than its bytes name", row.version)
+
+
+def _names_differ(said: _Head, row: VersionRow, facts: ResourceFacts) -> Iterator[Finding]:
+    if (said.resourceType, said.id) != (facts.type, facts.fhir_id):
+        yield _of(facts, "name-differs", "type or id is not that of the stored bytes", row.version)
+    if (said.meta.versionId, said.meta.lastUpdated) != (str(row.version), _instant(row.last_updated_us)):
+        words = "version or time is not that of the stored bytes"
+        yield _of(facts, "meta-differs", words, row.version, "resource_version")
 
 
 def _patient_key(txn: Transaction, fhir_id: str) -> int | None:
@@ -399,22 +403,29 @@ def _patient_key(txn: Transaction, fhir_id: str) -> int | None:
     return row.resource_key if row else None
 
 
+def _instant(time_us: int) -> str:
+    try:
+        return format_instant(time_us)
+    except OverflowError:
+        return ""
+
+
 def _in_compartment(
-    body: bytes,
+    body: Mapping[str, Any],
     facts: ResourceFacts,
     patients: Mapping[int, ResourceFacts],
     patient_key: Callable[[str], int | None],
 ) -> bool:
     if facts.type == "Patient":
         return facts.patient_key == facts.resource_key
-    reference = patient_of(loads_stored(body))
+    reference = patient_of(body)
     target = parse_reference(reference) if reference else None
-    patient = patients.get(facts.patient_key or 0)
     if target is None or target.type != "Patient":
-        return False
+        return facts.patient_key is None
+    patient = patients.get(facts.patient_key or 0)
     if patient is not None and target.id == patient.fhir_id:
         return True
-    # Named before it was there: its key was reserved, and may have turned out to be another record's.
+    # Named before it was there: its key was reserved, and may have turned out to be another record's; or it never comes.
     return patient_key(target.id) is None
 
 

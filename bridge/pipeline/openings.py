@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from bridge.errors import Incorrect, Unavailable
 from bridge.keys.ports import KeyWrapper, WrappedKey
-from bridge.ledger.commitment import derive_salt
+from bridge.ledger.commitment import KEY_SIZE, derive_salt
 from bridge.store import vault
 from bridge.store.database import Transaction
 from bridge.store.rows import CommitmentRow, RecordKeyRow
@@ -16,7 +16,7 @@ from bridge.store.rows import CommitmentRow, RecordKeyRow
 class Unopenable(StrEnum):
     """Why a commitment has no salt any more."""
 
-    ERASED = "erased"  # its record key was destroyed on purpose
+    ERASED = "erased"  # its record key was destroyed on purpose: it says so, and is not there
     NONCE_MISSING = "nonce-missing"
     KEY_MISSING = "record-key-missing"
     KEY_UNREADABLE = "record-key-unreadable"
@@ -44,12 +44,14 @@ class Salts:
             key, nonce = keys.get(row.owner_uuid, Unopenable.KEY_MISSING), nonces.get(row.leaf_id)
             if isinstance(key, Unopenable):
                 found[row.leaf_id] = key
+            elif nonce is None or len(nonce) != KEY_SIZE:
+                found[row.leaf_id] = Unopenable.NONCE_MISSING
             else:
-                found[row.leaf_id] = Unopenable.NONCE_MISSING if nonce is None else derive_salt(key, nonce)
+                found[row.leaf_id] = derive_salt(key, nonce)
         return found
 
     def _key(self, row: RecordKeyRow) -> bytes | Unopenable:
-        if row.destroyed_us is not None:
+        if row.destroyed_us is not None and not row.wrapped_key:
             return Unopenable.ERASED
         key = self._keys.get(row.wrapped_key)
         if key is None:

@@ -198,10 +198,14 @@ ALTERATIONS: dict[str, tuple[Act, set[tuple[str, str]]]] = {
     "a resource taken away": (_without("resource", type="Observation"), {("resource", "resource-missing")}),
     "ids exchanged": (_swap_ids, {("resource", "name-differs")}),
     "a resource of another patient": (_other_patient, {("resource", "patient-differs")}),
+    "no record UUID": (_of("resource", "record_uuid", "", type="Encounter"), {("resource_version", "commitment-differs")}),
+    "a resource of no patient": (_of("resource", "patient_key", None, type="Observation"), {("resource", "patient-differs")}),
+    "a Patient of no patient": (_of("resource", "patient_key", None, type="Patient"), {("resource", "patient-differs")}),
     "another current version": (_of("resource", "version", 9, type="Encounter"), {("resource", "version-missing")}),
     "a resource undeleted": (_of("resource", "deleted", True, type="Encounter"), {("resource", "current-differs")}),
     "another digest": (_of("resource", "content_digest", bytes(16), type="Encounter"), {("resource", "content-digest-differs")}),
     "another time": (_of("resource_version", "last_updated_us", 5, version=1), {("resource_version", "meta-differs")}),
+    "a time beyond all times": (_of("resource_version", "last_updated_us", 2**62, version=1), {("resource_version", "meta-differs")}),
     "a version called a deletion": (_of("resource_version", "deleted", True, version=1), {("resource_version", "commitment-differs")}),
     "another person in a link": (_of("link_event", "person_to", 99, kind="link"), {("link_event", "bytes-differ")}),
     "another survivor": (_of("link_event", "record_key", 99, kind="merge"), {("link_event", "bytes-differ")}),
@@ -248,6 +252,44 @@ def test_what_is_changed_behind_the_bridges_back_is_found(name: str, hospital: H
     assert not [secret for secret in SECRETS if secret in " ".join(map(str, findings))]
 
 
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000], ids=repr)
+def test_bytes_that_nothing_can_read_hide_nothing_else(hospital: Hospital, evidence: Evidence, body: bytes) -> None:
+    """The check goes on behind them, whatever they are: a Consent's bytes, and units' states, which have no leaf."""
+    evidence.anchor()
+    row = _resource(hospital, "Consent")
+    evidence.alter("resource_version", {"resource_key": row["resource_key"]}, body=body)
+    evidence.alter("resource", {"resource_key": _resource(hospital, "Encounter")["resource_key"]}, state=body)
+    evidence.alter("source_position", {"source": "north"}, stored=99)
+
+    assert codes(evidence.check()) >= {
+        ("resource_version", "bytes-differ"),
+        ("consent_state", "rule-differs"),
+        ("resource", "resource-unreadable"),
+        ("source_position", "totals-differ"),
+    }
+
+
+def test_a_key_that_is_called_destroyed_and_is_there_hides_nothing(hospital: Hospital, evidence: Evidence) -> None:
+    """Else one mark in the vault would make altered bytes an erased record."""
+    evidence.anchor()
+    patient = hospital.patient("1")
+    alter_one_byte(hospital, evidence, patient)
+    [row] = [row for row in hospital.rows("resource") if row["fhir_id"] == patient["id"]]
+    evidence.alter("record_key", {"owner_uuid": row["record_uuid"]}, destroyed_us=1)
+
+    assert ("resource_version", "bytes-differ") in codes(evidence.check())
+
+
+def test_bytes_of_an_erased_record_that_nothing_can_read_are_named(hospital: Hospital, evidence: Evidence) -> None:
+    """Nothing vouches for them, and nothing stops at them."""
+    evidence.anchor()
+    row = _resource(hospital, "Patient")
+    evidence.alter("record_key", {"owner_uuid": row["record_uuid"]}, wrapped_key=b"", destroyed_us=1)
+    evidence.alter("resource_version", {"resource_key": row["resource_key"]}, body=b"{")
+
+    assert ("resource", "bytes-unreadable") in codes(evidence.check())
+
+
 @pytest.mark.parametrize(("table", "kept"), [("nonce", "nonce-missing"), ("record_key", "record-key-missing")])
 def test_a_vault_that_lost_something_is_found(table: str, kept: str, hospital: Hospital, evidence: Evidence) -> None:
     """Only a key that was destroyed on purpose, and says so, is none."""
@@ -258,6 +300,15 @@ def test_a_vault_that_lost_something_is_found(table: str, kept: str, hospital: H
     evidence.remove(table, **where)
 
     assert ("resource_version", kept) in codes(evidence.check())
+
+
+def test_a_nonce_of_another_length_is_found(hospital: Hospital, evidence: Evidence) -> None:
+    """It makes no salt, and does not end the check."""
+    evidence.anchor()
+    version = hospital.rows("resource_version")[0]
+    evidence.alter("nonce", {"leaf_id": version["leaf_id"]}, nonce=b"short")
+
+    assert ("resource_version", "nonce-missing") in codes(evidence.check())
 
 
 def test_a_subtree_is_found(hospital: Hospital, evidence: Evidence) -> None:
