@@ -366,7 +366,7 @@ def _linked(link: Link, pending: Pending) -> Json:
         if one is not None:
             found.append(one)
     else:
-        if link.scope == "only":
+        if link.scope != "every":
             while group is not None and group.name != link.group:
                 group = group.parent
         if group is not None:

@@ -183,9 +183,15 @@ def report(group: Group, run: Run, arguments: Arguments) -> Target:
     return one_key("DiagnosticReport", site_namespace(run), "message+set-id", _within_message(group, run, arguments))
 
 
+_OBSERVED: Final = ("specimen", "report", "immunization", "order")
+
+
 def observation(group: Group, run: Run, arguments: Arguments) -> Target | None:
-    """By the report (else the visit, else the patient, with ``time``), ``code`` and ``sub-id``; equal ones by their order."""
-    base = nearest(group, "specimen") or nearest(group, "report")
+    """By what it is of, ``code`` and ``sub-id``; equal ones by their order.
+
+    It is of the specimen, report, vaccination or order that its group has; else of the visit or the patient, with ``time``.
+    """
+    base = next((found for slot in _OBSERVED if (found := nearest(group, slot)) is not None), None)
     if base is None and nearest(group, "patient") is None:
         return None
     within = base.target.keys[0] if base is not None else None
@@ -207,7 +213,7 @@ def observation(group: Group, run: Run, arguments: Arguments) -> Target | None:
 
 
 def specimen(group: Group, run: Run, arguments: Arguments) -> Target | None:
-    """By the assigned numbers (EIP: placer, filler), else by the report (or order) and the set id or place in it."""
+    """By the assigned numbers (EIP: placer, filler), else by the report or order and the set id or place in it."""
     keys = []
     raw = first_raw(arguments, "number", group, run)
     if raw:
@@ -218,7 +224,7 @@ def specimen(group: Group, run: Run, arguments: Arguments) -> Target | None:
                 keys.append(IdentityKey("Specimen", site_namespace(run), kind, number))
     if keys:
         return Target(tuple(keys))
-    base = nearest(group, "report") or nearest(group, "patient")
+    base = nearest(group, "report") or nearest(group, "order") or nearest(group, "patient")
     if base is None:
         return None
     key = base.target.keys[0]
@@ -227,8 +233,8 @@ def specimen(group: Group, run: Run, arguments: Arguments) -> Target | None:
 
 
 def order_specimen(group: Group, run: Run, arguments: Arguments) -> Target | None:
-    """The specimen that the order's own segment describes: by the report."""
-    base = nearest(group, "report")
+    """The specimen that the order's own segment describes: by the report, else the order."""
+    base = nearest(group, "report") or nearest(group, "order")
     if base is None:
         return None
     key = base.target.keys[0]

@@ -25,7 +25,7 @@ from bridge.mapping.operations import IdentityKey, Target
 
 if TYPE_CHECKING:
     from bridge.mapping.grammar import Group
-    from bridge.mapping.run import Run
+    from bridge.mapping.run import Pending, Run
 
 _NO_NUMBER: Final = frozenset(
     {"9999"}
@@ -50,7 +50,7 @@ def _within(resource_type: str, bases: tuple[str, ...], names: tuple[str, ...]) 
     """By the nearest resource of the slots ``bases`` and the codes (or texts) in the fields of ``names``."""
 
     def rule(group: Group, run: Run, arguments: Arguments) -> Target | None:
-        base = next((found for slot in bases if (found := nearest(group, slot)) is not None), None)
+        base = next((found for slot in bases if (found := _base(group, slot)) is not None), None)
         if base is None:
             return None
         texts = [(_person if name == "name" else coded)(first_raw(arguments, name, group, run), run) for name in names]
@@ -63,6 +63,12 @@ def _within(resource_type: str, bases: tuple[str, ...], names: tuple[str, ...]) 
         return one_key(resource_type, key.namespace, f"{kind}/set-id", joined(key.value, set_id))
 
     return rule
+
+
+def _base(group: Group, slot: str) -> Pending | None:
+    """The nearest resource of a slot; else the first of those in the groups below."""
+    below = group.below.get(slot)
+    return nearest(group, slot) or (below[0] if below else None)
 
 
 def _person(raw: str, run: Run) -> str:

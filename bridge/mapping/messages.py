@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from bridge.errors import Where
@@ -47,6 +47,8 @@ _SET_KEYS: Final = ("to", "value", "progress", "reset", "fill", "clear", "messag
 _SEGMENT_KEYS: Final = ("segment", "maps", "drop")
 _MAP_KEYS: Final = ("rules", "element", "items")
 KINDS: Final = ("person", "visit", "result")
+_ALL: Final = ("*",)  # every: all that the message tells of a patient
+_NO_TARGETS: Final = frozenset({"Provenance", "Practitioner", "Organization", "Location"})
 _IDENTITY: Final = {**SLOT_RULES, **ITEM_RULES}
 
 
@@ -84,8 +86,8 @@ class Link(NamedTuple):
     path: str
     kind: UnitKind
     slots: tuple[str, ...]
-    scope: str  # nearest, every or only
-    group: str  # for only: the group whose only one it is
+    scope: str  # nearest, every (of the own group), within (every of another) or only
+    group: str  # for only and within: the group that holds them
     listed: bool
 
 
@@ -203,18 +205,23 @@ def _noting(leaf: Leaf | None, rule: Rule) -> Leaf | None:
 
 
 def compile_message(
-    compiler: Compiler, source: Map, file: str, segments: Mapping[str, SegmentMaps], like: Map | None = None
+    compiler: Compiler, source: Map, file: str, segments: Mapping[str, SegmentMaps], like: Sequence[Map] = ()
 ) -> MessageMap:
     """A message map from its file; what it does not say itself it has from ``like``, as far as its structure has it."""
     source.only(_MESSAGE_KEYS, "a message")
     grammar = Grammar(source.text("structure"), source.at("structure"))
-    if like is not None:
+    if like:
         source = _inherit(source, like, grammar)
     slots = tuple(_slot(compiler, name, entry, grammar, file) for name, entry in source.map("resources").maps())
+    clinical = tuple(slot.name for slot in slots if slot.resource_type not in _NO_TARGETS and not slot.shared)
+    slots = tuple(
+        slot._replace(links=tuple(link._replace(slots=clinical) if link.slots == _ALL else link for link in slot.links))
+        for slot in slots
+    )
     names = {slot.name for slot in slots}
     for slot in slots:
         for link in slot.links:
-            for target in link.slots if like is None else ():
+            for target in link.slots if not like else ():
                 _known(target, names, source.map("resources").at(slot.name))
     uses: dict[tuple[str, str], tuple[Use, ...]] = {}
     for place, entries in source.map("segments").items():
@@ -233,24 +240,42 @@ def compile_message(
     return MessageMap(source.text("message"), events, grammar, slots, uses, pair, optional)
 
 
-def _inherit(source: Map, like: Map, grammar: Grammar) -> Map:
-    """``source`` with the resources and segments of ``like`` that it does not define and that its structure has."""
+def _inherit(source: Map, like: Sequence[Map], grammar: Grammar) -> Map:
+    """``source`` with the resources and segments of ``like`` that it does not define and that its structure has.
+
+    What is inherited stands first: names of what the message adds may build on it.
+    """
     merged = Map(source.where)
     merged.update(source)
     merged.keys_at = dict(source.keys_at)
     for key in ("resources", "segments"):
-        theirs, own = like.map(key), source.map(key)
-        both = Map(own.where if own else theirs.where)
-        for name, value in theirs.items():
-            group, anchor = (value.text("per", ""), value.text("with")) if key == "resources" else _place(name)
-            if group in grammar.groups and anchor in grammar.groups[group].names:
-                both[name] = value
-                both.keys_at[name] = theirs.at(name)
+        own = source.map(key)
+        both = Map(own.where)
+        for other in like:
+            theirs = other.map(key)
+            for name, value in theirs.items():
+                group, anchor = (value.text("per", ""), value.text("with")) if key == "resources" else _place(name)
+                known = grammar.groups.get(group)
+                if known is None or anchor not in (known.names if key == "resources" else known.parts):
+                    continue
+                if name not in own and name not in both:
+                    both[name] = value
+                    both.keys_at[name] = theirs.at(name)
         for name, value in own.items():
             both[name] = value
             both.keys_at[name] = own.at(name)
         merged[key] = both
+    for name, uses in merged.map("segments").items():
+        if name not in source.map("segments"):
+            merged.map("segments")[name] = _usable(uses, merged.map("resources"))
     return merged
+
+
+def _usable(uses: Json, resources: Map) -> Json:
+    """The uses of segment maps whose resource the message yields."""
+    if not isinstance(uses, list):
+        return uses
+    return [use for use in uses if not isinstance(use, Map) or use.get("to") in resources]
 
 
 def _place(text: str) -> tuple[str, str]:
@@ -346,7 +371,8 @@ def _link(path: str, value: Json, source: Map) -> Link:
         raise mistake("mapping-value-invalid", "a reference names a resource of the message", source.at(path))
     value.only(_REFERENCE_KEYS, "a reference")
     if "every" in value:
-        return Link(path, UnitKind.GROUP, value.texts("every"), "every", "", listed)
+        scope = "within" if "of" in value else "every"
+        return Link(path, UnitKind.GROUP, value.texts("every"), scope, value.text("of", ""), listed)
     return Link(path, UnitKind.ELEMENT, value.texts("only"), "only", value.text("of"), listed)
 
 

@@ -120,10 +120,9 @@ def _types(files: Mapping[str, Path]) -> dict[str, TypeMap]:
     return types
 
 
-def _like(source: Map, sources: Mapping[str, Map]) -> Map | None:
-    if "like" not in source:
-        return None
-    name = source.text("like")
-    if name not in sources:
-        raise mistake("mapping-like-unknown", f"there is no message '{name}'", source.at("like"), sources)
-    return sources[name]
+def _like(source: Map, sources: Mapping[str, Map]) -> tuple[Map, ...]:
+    """The messages that another is like, the first of them counting most."""
+    for name in source.texts("like"):
+        if name not in sources:
+            raise mistake("mapping-like-unknown", f"there is no message '{name}'", source.at("like"), sources)
+    return tuple(sources[name] for name in source.texts("like"))

@@ -45,7 +45,7 @@ def test_every_covered_message_that_names_a_patient_converts(feed):
 
     assert counts["converted"] > 100
     if feed == "reportstream":
-        assert counts["patient-without-identifier"] == 238
+        assert counts["patient-without-identifier"] == 243
     if feed == "simhospital":
         assert set(counts) == {"converted"}
 

@@ -39,12 +39,12 @@ def test_what_a_false_condition_leaves_out_is_unmapped():
 
 def test_unknown_segments_and_unreadable_values_are_unmapped():
     """Z-segments, types beyond ours, and texts that are no time or number are counted and reported."""
-    conversion = converted(adt("A01", pid(f7="soon"), pv1(f44="now"), "ZZZ|1|2", "AL1|1||^Nuts"), explain=True)
+    conversion = converted(adt("A01", pid(f7="soon"), pv1(f44="now"), "ZZZ|1|2", "GT1|1||Payer"), explain=True)
     ledger = fates(conversion)
 
     assert ledger["PID[1]-7[1].1"][0] is Fate.UNMAPPED
     assert ledger["ZZZ[1]-2[1].1"][0] is Fate.UNMAPPED
-    assert ledger["AL1[1]-3[1].2"][0] is Fate.UNMAPPED
+    assert ledger["GT1[1]-3[1].1"][0] is Fate.UNMAPPED
     assert {"time-invalid", "segment-unknown"} <= {report.code for report in conversion.reports}
 
 

@@ -28,10 +28,15 @@ def edit(root, name, old, new):
 
 
 def test_the_covered_events():
-    """The first coverage: eight ADT events and ORU R01."""
+    """The events of the official guide's thirteen messages, and ADT A02, A03 and A40 beside them."""
     assert set(rules().events) == {
-        *(f"ADT^{event}" for event in ("A01", "A02", "A03", "A04", "A08", "A11", "A13", "A40")),
+        *(f"ADT^A{event:02}" for event in (*range(1, 12), 13, 14, 17, 28, 31, 40)),
+        *(f"MDM^T{event:02}" for event in (2, 4, 6, 8, 10)),
+        *(f"SIU^S{event}" for event in (*range(12, 25), 26)),
+        "OML^O21",
+        "ORM^O01",
         "ORU^R01",
+        "VXU^V04",
     }
 
 
