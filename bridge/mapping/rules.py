@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -33,7 +33,7 @@ class Rules(NamedTuple):
     tables: Mapping[str, Table]
 
 
-def load_rules(root: Path, overlays: Sequence[Path] = ()) -> Rules:
+def load_rules(root: Path, overlays: Sequence[Path] = (), *, watched: Callable[[Table], Table] | None = None) -> Rules:
     """Reads and compiles the mapping files under ``root``.
 
     A file of the same path in an overlay directory takes the place of the root's; the first overlay that has it wins.
@@ -41,11 +41,12 @@ def load_rules(root: Path, overlays: Sequence[Path] = ()) -> Rules:
     Args:
         root: the directory that holds ``hl7v2/``.
         overlays: directories of the same form, searched first.
+        watched: what stands in for each table, for whoever counts the codes that none knows.
 
     Raises:
         Incorrect: a code beginning with ``mapping-``, with file, line and column of the mistake.
     """
-    files = _files(root, overlays)
+    files = mapping_files(root, overlays)
     if not files["messages"]:
         raise Incorrect(
             "mapping-root-empty", "the mapping directory holds no messages", remedy="Name the directory that does."
@@ -53,18 +54,18 @@ def load_rules(root: Path, overlays: Sequence[Path] = ()) -> Rules:
     systems = CodingSystems({})
     tables: dict[str, Table] = {}
     for name, path in files["tables"].items():
-        source = load(path, _label("tables", name))
+        source = load(path, file_label("tables", name))
         if name == _CODING_SYSTEMS:
             systems = read_systems(source)
         else:
             table = read_table(source)
             if table.name in tables:
                 raise mistake("mapping-table-twice", f"two files hold the table {table.name}", source.at("table"))
-            tables[table.name] = table
+            tables[table.name] = watched(table) if watched is not None else table
     compiler = Compiler(_types(files["datatypes"]), tables, systems, compile_resource)
     segments: dict[str, SegmentMaps] = {}
     for name, path in files["segments"].items():
-        file = _label("segments", name)
+        file = file_label("segments", name)
         source = load(path, file)
         maps = compile_segment(compiler, source, file)
         segments[maps.name] = _together(segments[maps.name], maps, source) if maps.name in segments else maps
@@ -80,7 +81,7 @@ def load_rules(root: Path, overlays: Sequence[Path] = ()) -> Rules:
     return Rules(events, segments, tables)
 
 
-def _files(root: Path, overlays: Sequence[Path]) -> dict[str, dict[str, Path]]:
+def mapping_files(root: Path, overlays: Sequence[Path] = ()) -> dict[str, dict[str, Path]]:
     """The files of each kind by name; what was made from the official guide has names that begin with ``guide/``."""
     found: dict[str, dict[str, Path]] = {kind: {} for kind in ("messages", "segments", "datatypes", "tables")}
     for base in (root, *reversed(overlays)):
@@ -91,7 +92,7 @@ def _files(root: Path, overlays: Sequence[Path]) -> dict[str, dict[str, Path]]:
     return found
 
 
-def _label(kind: str, name: str) -> str:
+def file_label(kind: str, name: str) -> str:
     """What messages call a file: its path below ``hl7v2``."""
     prefix, _, stem = name.rpartition("/")
     return f"{prefix}/{kind}/{stem}.yaml" if prefix else f"{kind}/{stem}.yaml"
@@ -108,7 +109,7 @@ def _together(known: SegmentMaps, more: SegmentMaps, source: Map) -> SegmentMaps
 def _types(files: Mapping[str, Path]) -> dict[str, TypeMap]:
     types: dict[str, TypeMap] = {}
     for name, path in files.items():
-        file = _label("datatypes", name)
+        file = file_label("datatypes", name)
         source = load(path, file)
         source.only(_TYPE_KEYS, "a data type")
         owner = source.text("datatype")
