@@ -262,10 +262,10 @@ class Compiler:
 
     def _later(self, convert: Converter, source: Map, scope: Scope) -> Converter:
         source.only(("amount", "unit"), "a duration")
-        amount, unit = (
-            getter(parse_reference(source.text(key), source.at(key)), scope, source.at(key))
-            for key in ("amount", "unit")
-        )
+        amount = getter(parse_reference(source.text("amount"), source.at("amount")), scope, source.at("amount"))
+        unit = None
+        if "unit" in source:
+            unit = getter(parse_reference(source.text("unit"), source.at("unit")), scope, source.at("unit"))
         return later(convert, amount, unit)
 
     def _leaf(self, name: str, reference: Reference, scope: Scope, where: Where) -> _Read:

@@ -25,14 +25,15 @@ _SECONDS: Final = {
 }
 
 
-def later(convert: Converter, amount: Getter, unit: Getter) -> Callable[[str, Run], Json]:
-    """The instant that ``convert`` makes, moved by the amount; None where either is unknown."""
+def later(convert: Converter, amount: Getter, unit: Getter | None) -> Callable[[str, Run], Json]:
+    """The time that ``convert`` makes, moved by the amount (of minutes, without a unit); None where either is unknown."""
 
     def moved(raw: str, run: Run) -> Json:
         start = convert(raw, run)
         number = decimal(amount(run.fields, run), run)
-        seconds = _SECONDS.get(unit(run.fields, run).split(run.component, 1)[0].strip().lower())
-        if start is None or number is None or seconds is None or not 0 < number * seconds < 10**9:
+        named = unit(run.fields, run).split(run.component, 1)[0].strip().lower() if unit is not None else ""
+        seconds = _SECONDS.get(named)
+        if start is None or "T" not in start or number is None or seconds is None or not 0 < number * seconds < 10**9:
             return None
         try:
             return (datetime.fromisoformat(start) + timedelta(seconds=float(number * seconds))).isoformat()

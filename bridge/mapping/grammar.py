@@ -130,6 +130,7 @@ class Grammar:
 
     def _step(self, path: tuple[GroupDef, ...], index: int, name: str) -> _Step | None:
         """The next place for a segment ``name``; None if it fits nowhere ahead."""
+        within: _Step | None = None
         for depth in range(len(path) - 1, -1, -1):
             group = path[depth]
             at = index if depth == len(path) - 1 else group.parts.index(path[depth + 1])
@@ -137,12 +138,15 @@ class Grammar:
                 return path[: depth + 1], at, depth + 1
             found = _forward(group, at + 1, name)
             if found is not None:
-                return path[: depth + 1] + found[0], found[1], depth + 1
+                step = path[: depth + 1] + found[0], found[1], depth + 1
+                if found[2]:
+                    return step
+                within = within or step
             if group.repeats and name in group.starts:
                 found = _forward(group, 0, name)
                 assert found is not None
                 return path[: depth + 1] + found[0], found[1], depth
-        return None
+        return within
 
     def _aside(self, open_groups: list[Group], name: str) -> Group:
         """The group instance for a segment that fits nowhere ahead."""
@@ -167,20 +171,24 @@ def _descend(group: Group, name: str) -> Group:
     return group
 
 
-def _forward(group: GroupDef, start: int, name: str) -> tuple[tuple[GroupDef, ...], int] | None:
-    """The first place of ``name`` at or after part ``start``; into a later group only by what can begin it, if any."""
-    later: tuple[tuple[GroupDef, ...], int] | None = None
+def _forward(group: GroupDef, start: int, name: str) -> tuple[tuple[GroupDef, ...], int, bool] | None:
+    """The first place of ``name`` at or after part ``start``, by what begins a later group before what stands within one.
+
+    Returns:
+        The groups on the way, the index in the last, and whether the segment begins each of them.
+    """
+    later: tuple[tuple[GroupDef, ...], int, bool] | None = None
     for index in range(start, len(group.parts)):
         part = group.parts[index]
         if part == name:
-            return (), index
+            return (), index, True
         if isinstance(part, GroupDef) and name in part.names:
             inner = _forward(part, 0, name)
             assert inner is not None
-            groups, last = inner
+            groups, last, begins = inner
             if name in part.starts:
-                return (part, *groups), last
-            later = later or ((part, *groups), last)
+                return (part, *groups), last, begins
+            later = later or ((part, *groups), last, False)
     return later
 
 

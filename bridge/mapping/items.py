@@ -38,8 +38,9 @@ def _numbered(resource_type: str, names: tuple[str, ...], fallback: SlotRule) ->
     def rule(group: Group, run: Run, arguments: Arguments) -> Target | None:
         keys = []
         for name in names:
-            number = entity(first_raw(arguments, name, group, run), run)
-            if number and number not in _NO_NUMBER:
+            raw = first_raw(arguments, name, group, run)
+            number = entity(raw, run)
+            if number and value_of(raw, run) not in _NO_NUMBER:
                 keys.append(IdentityKey(resource_type, site_namespace(run), name, number))
         return Target(tuple(keys)) if keys else fallback(group, run, arguments)
 

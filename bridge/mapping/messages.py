@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Json = Any
 
-_MESSAGE_KEYS: Final = ("message", "like", "events", "structure", "resources", "segments", "merge")
+_MESSAGE_KEYS: Final = ("message", "like", "without", "events", "structure", "resources", "segments", "merge")
 _EVENT_KEYS: Final = ("kind", "set")
 _SLOT_KEYS: Final = (
     "type",
@@ -245,6 +245,7 @@ def _inherit(source: Map, like: Sequence[Map], grammar: Grammar) -> Map:
 
     What is inherited stands first: names of what the message adds may build on it.
     """
+    without = source.texts("without")
     merged = Map(source.where)
     merged.update(source)
     merged.keys_at = dict(source.keys_at)
@@ -258,7 +259,7 @@ def _inherit(source: Map, like: Sequence[Map], grammar: Grammar) -> Map:
                 known = grammar.groups.get(group)
                 if known is None or anchor not in (known.names if key == "resources" else known.parts):
                     continue
-                if name not in own and name not in both:
+                if name not in own and name not in both and name not in without:
                     both[name] = value
                     both.keys_at[name] = theirs.at(name)
         for name, value in own.items():
