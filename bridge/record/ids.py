@@ -34,10 +34,10 @@ def _namespace(resource_type: str, namespace: str, identifier_type: str) -> byte
     return length_prefixed(resource_type, namespace, identifier_type)
 
 
-def _name(key: IdentityKey) -> bytes:
-    """All of a name, length-prefixed; few namespaces have nearly all names."""
+def _name(key: IdentityKey, identifier_type: str) -> bytes:
+    """A name under a type of identifier, length-prefixed; few namespaces have nearly all names."""
     value = key.value.encode()
-    return _namespace(key.resource_type, key.namespace, key.identifier_type) + len(value).to_bytes(4, "big") + value
+    return _namespace(key.resource_type, key.namespace, identifier_type) + len(value).to_bytes(4, "big") + value
 
 
 def mint(key: IdentityKey, identity_key: bytes) -> str:
@@ -46,9 +46,12 @@ def mint(key: IdentityKey, identity_key: bytes) -> str:
     A bare hash could be guessed back to the identifier, so the deployment's identity key is in it; content and time are
     not, so that every deployment with that key and every order of messages mints the same id.
     """
-    return uuid_text(hmac_sha256(identity_key, _DOMAIN + _name(key))[:16], version=8)
+    return uuid_text(hmac_sha256(identity_key, _DOMAIN + _name(key, key.identifier_type))[:16], version=8)
 
 
 def lock_slot(key: IdentityKey, lock_key: bytes) -> int:
-    """The advisory lock slot (signed 64 bits, before folding) that guards a name."""
-    return int.from_bytes(hmac_sha256(lock_key, _name(key))[:8], "big", signed=True)
+    """The advisory lock slot (signed 64 bits, before folding) that guards a name, whatever type it is written under.
+
+    A restriction is of all who bear a value, so whoever closes them must meet whoever introduces one of them.
+    """
+    return int.from_bytes(hmac_sha256(lock_key, _name(key, ""))[:8], "big", signed=True)

@@ -41,9 +41,30 @@ def restrict_known(txn: Transaction, patients: Iterable[int], code: str) -> int:
 
 
 def adopt(txn: Transaction, names: Sequence[tuple[IdentityKey, int]], key: bytes) -> None:
-    """Gives the restrictions that waited for these names to the patients who are now known by them."""
-    if repository.resolve_identity(txn, {identity_mac(name, key): patient for name, patient in names}):
-        _tell(txn, {patient for _, patient in names})
+    """Closes the patients who are now known by these names to what waited for them, or closed another of such a name.
+
+    As whoever cannot tell types of identifiers apart closes all who are known by a name, so it closes all who come by it.
+    """
+    bearers: dict[bytes, set[int]] = {}
+    for name, patient in names:
+        bearers.setdefault(identity_mac(name, key), set()).add(patient)
+    rows = repository.open_by_identity(txn, bearers)
+    closed = {(row.identity_mac, row.dead_key, row.patient_key) for row in rows}
+    given: dict[int, int] = {}
+    more: list[RestrictionRow] = []
+    for row in rows:
+        assert row.identity_mac is not None
+        for patient in sorted(bearers[row.identity_mac]):
+            if (row.identity_mac, row.dead_key, patient) in closed:
+                continue
+            if row.patient_key is None and row.restriction_key not in given:
+                given[row.restriction_key] = patient
+            else:
+                more.append(row._replace(patient_key=patient))
+    repository.give(txn, given)
+    keys = txn.allocate("restriction", len(more)) if more else []
+    repository.add(txn, [row._replace(restriction_key=new) for new, row in zip(keys, more, strict=True)])
+    _tell(txn, {*given.values(), *(row.patient_key for row in more if row.patient_key is not None)})
 
 
 def move(txn: Transaction, moved: Mapping[int, int]) -> None:

@@ -35,15 +35,12 @@ _LIFT: Final = Statement(
     .values(state="lifted", lifted_us=sa.bindparam("now"), lifted_by=sa.bindparam("by"), reason=sa.bindparam("reason_"))
     .where(t.c.restriction_key.in_(sa.select(_keys.c.key)), _open)
 )
-_found: Final = rows_parameter("found", identity_mac=BYTES, patient_key=BIGINT)
-_RESOLVE: Final = Statement(
-    sa.update(t)
-    .values(
-        patient_key=sa.select(sa.func.min(_found.c.patient_key))
-        .where(_found.c.identity_mac == t.c.identity_mac)
-        .scalar_subquery()
-    )
-    .where(t.c.identity_mac.in_(sa.select(_found.c.identity_mac)), t.c.patient_key.is_(None))
+_macs: Final = rows_parameter("macs", identity_mac=BYTES)
+_BY_IDENTITY: Final = Statement(
+    sa.select(t)
+    .join_from(_macs, t, t.c.identity_mac == _macs.c.identity_mac)
+    .where(_open)
+    .order_by(t.c.restriction_key)
 )
 _MOVE: Final = Statement(
     sa.update(t).values(patient_key=sa.bindparam("after")).where(t.c.patient_key == sa.bindparam("before"))
@@ -99,6 +96,11 @@ def move(txn: Transaction, moved: Mapping[int, int]) -> None:
         txn.change(_MOVE, {"before": before, "after": after})
 
 
-def resolve_identity(txn: Transaction, patients: Mapping[bytes, int]) -> int:
-    """Ties restrictions that know only an identifier's digest to the patient who turns out to bear it; how many."""
-    return txn.change(_RESOLVE, {"found": list(patients.items())}) if patients else 0
+def open_by_identity(txn: Transaction, macs: Collection[bytes]) -> list[RestrictionRow]:
+    """Open ones that waited, or wait, for these digests of identifiers."""
+    return [RestrictionRow._make(row) for row in txn.execute(_BY_IDENTITY, {"macs": set(macs)})] if macs else []
+
+
+def give(txn: Transaction, patients: Mapping[int, int]) -> None:
+    """Ties restrictions to the patients who turn out to be meant: restriction key → patient key."""
+    txn.update_rows(t, ("restriction_key",), ("patient_key",), [(v, k) for k, v in sorted(patients.items())])

@@ -658,8 +658,10 @@ def test_a_restriction_by_identifier_finds_its_patient_when_he_appears(database)
             ],
         )
 
-        assert restrictions.resolve_identity(txn, {b"mac-1": 10, b"mac-3": 11}) == 1
-        assert restrictions.resolve_identity(txn, {}) == 0
+        restrictions.lift(txn, [2], lifted_by="operator", reason="read by phone")
+        assert [row.restriction_key for row in restrictions.open_by_identity(txn, [b"mac-1", b"mac-2"])] == [1, 3]
+        assert restrictions.open_by_identity(txn, []) == []
+        restrictions.give(txn, {1: 10})
         assert [row.restriction_key for row in restrictions.open_for(txn, [10])[10]] == [1]
         assert [row.restriction_key for row in restrictions.open_for(txn, [99])[99]] == [3]
 

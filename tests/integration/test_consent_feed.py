@@ -229,6 +229,20 @@ def test_the_type_of_an_identifier_does_not_hide_its_patient(hospital: Hospital)
     assert restricted(hospital) == ["1"]
 
 
+def test_who_comes_by_a_name_of_another_type_is_closed_like_who_was_there(hospital: Hospital) -> None:
+    """The failed message names a number and not of what type it is: whoever bears it may be meant."""
+    hospital.feed(hl7("MFN^M02", pid("1^^^CLINIC"), VALUED_CON), site="clinic")
+    both = [hl7("ADT^A08", pid(f"1^^^CLINIC^{kind}", name=f"Oak^{kind}")) for kind in ("MR", "PI")]
+    hospital.feed(*both, site="clinic")
+    hospital.feed(hl7("ADT^A08", pid("1^^^CLINIC^XX", name="Elm^Ole")), site="clinic")
+    hospital.feed(hl7("ADT^A08", pid("2^^^CLINIC^MR", name="Elm^Eve")), site="clinic")
+
+    closed = {row["patient_key"] for row in hospital.rows("restriction") if row["state"] == "open"}
+    patients = {hospital.key_of(p): p["identifier"][0]["value"] for p in hospital.resources("Patient")}
+    assert closed == {key for key, value in patients.items() if value == "1"}
+    assert len(closed) == 3
+
+
 def test_a_sender_with_delimiters_of_its_own_is_scanned_by_them(hospital: Hospital) -> None:
     """MSH says what separates components and repetitions."""
     hospital.feed(hl7("ADT^A08", pid()))
