@@ -9,7 +9,7 @@ import structlog
 
 from bridge.errors import BridgeError, Conflict, Fault
 from bridge.keys.envelope import Envelope
-from bridge.mapping.operations import IdentityKey, Merge
+from bridge.mapping.operations import Merge
 from bridge.pipeline.ports import Partition
 from bridge.pipeline.prepare import Prepared, Stage
 from bridge.record import restrictions
@@ -219,9 +219,9 @@ class Batcher:
             raw_messages.finish(txn, [(dead.raw_key, dead.raw_received_us, RawState.DONE, str(outcome_or_error))])
             if prepared.seen is not None:
                 message_seen.insert(txn, [(*prepared.seen, dead.raw_key, txn.now_us())])
+            lift_restrictions(txn, dead.dead_key, by, "the consent was understood")
             if dead.topic_id is None:  # workers of the queue share its totals, and so touch them last
                 self._recount_replayed(txn, dead, QUEUE_TOPIC)
-            lift_restrictions(txn, dead.dead_key, by, "the consent was understood")
         return Verdict(item, outcome_or_error)
 
     @staticmethod
@@ -344,31 +344,34 @@ class Batcher:
         keys = txn.allocate("dead_letter", len(dead))
         now_us = txn.now_us()
         rows: list[DeadLetterRow] = []
+        consents: list[tuple[int, Prepared]] = []
         for dead_key, (verdict, raw_key) in zip(keys, dead, strict=True):
             assert verdict.error is not None
             prepared = verdict.item.prepared.failed(verdict.error, verdict.stage)
             rows.append(_dead_row(dead_key, raw_key, verdict, prepared, place, now_us))
             if prepared.consent:
-                self._restrict(txn, prepared, dead_key)
+                consents.append((dead_key, prepared))
+        self._restrict(txn, consents)
         dead_letters.insert(txn, rows)
 
-    def _restrict(self, txn: Transaction, prepared: Prepared, dead_key: int) -> None:
-        names: Sequence[IdentityKey] = prepared.patients
-        if names:
+    def _restrict(self, txn: Transaction, consents: Sequence[tuple[int, Prepared]]) -> None:
+        """Closes whomever consents that became dead letters name; raises the alarm for those who may have been missed."""
+        names = {name for _, prepared in consents for name in prepared.patients}
+        held = len(names) <= self._lock_keys
+        if held and names:
             self._recorder.hold_names(txn, names)  # or a patient introduced meanwhile would be known to neither side
-            restrictions.restrict(txn, names, "consent-dead-letter", self._restriction_key, dead_key)
-            return
-        source = prepared.raw.source
-        alarms.raise_alarm(
-            txn, CONSENT_ALARM, source, "A consent that could not be read names no patient; intake waits."
-        )
-        source_control.pause(txn, source, CONSENT_ALARM)
+        for dead_key, prepared in consents:
+            restrictions.restrict(txn, prepared.patients, "consent-dead-letter", self._restriction_key, dead_key)
+            if prepared.others or not held:
+                words = "A consent that could not be read names no patient, or not all, or too many; intake waits."
+                alarms.raise_alarm(txn, CONSENT_ALARM, prepared.raw.source, words)
+                source_control.pause(txn, prepared.raw.source, CONSENT_ALARM)
 
 
 def lock_keys(prepared: Prepared) -> int:
     """At most how many lock keys a message needs: its names, and for a patient old and new matching keys."""
     if prepared.conversion is None:
-        return 0
+        return len(prepared.patients)
     targets = (op.survivor if isinstance(op, Merge) else op.target for op in prepared.conversion.operations)
     fhir = prepared.conversion.kind == "fhir"
     return sum(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from bridge.config.site import Authority, AuthorityUse, Site
@@ -17,39 +18,59 @@ from bridge.pipeline.ports import ContentKind, RawMessage
 
 _CONSENT_SEGMENT = re.compile(rb"(?:^|[\r\n])[\x0b]?(?:CON|ARV)[^A-Za-z0-9\r\n][^\r\n]*[A-Za-z0-9]")
 _CONSENT_RESOURCE = re.compile(rb'"resourceType"\s*:\s*"Consent"')
+_CONSENT_URL = re.compile(rb'"url"\s*:\s*"(?:[^"]*/)?Consent\b')
+_DELETION = re.compile(rb'"method"\s*:\s*"DELETE"')
+MOST_NAMES = 10_000
+"""Where there are more names than this, nobody can be sure of having found the patient's."""
 _PATIENT_SEGMENT = re.compile(rb"(?:^|[\r\n])[\x0b]?PID(.)([^\r\n]*)")
 _ENCODING = re.compile(rb"MSH[^A-Za-z0-9\s]([^A-Za-z0-9\s])([^A-Za-z0-9\s]).([^A-Za-z0-9\s])")
 _REFERENCE = re.compile(rb'"reference"\s*:\s*"(?:[^"]*/)?Patient/([A-Za-z0-9\-.]{1,64})')
 _SYSTEM, _VALUE = rb'"system"\s*:\s*"([^"]{1,500})"', rb'"value"\s*:\s*"([^"]{1,200})"'
 _IDENTIFIER = re.compile(rb"%s\s*,\s*%s" % (_SYSTEM, _VALUE))
 _IDENTIFIER_REVERSED = re.compile(rb"%s\s*,\s*%s" % (_VALUE, _SYSTEM))
-_LIMIT = 1 << 22
 
 
 def carries_consent(content: bytes, kind: ContentKind) -> bool:
-    """Whether the bytes hold a valued CON or ARV segment, or a Consent resource."""
+    """Whether the bytes hold a valued CON or ARV segment, or a Consent resource or its deletion."""
+    content = _narrow(content, kind)
     if kind is ContentKind.HL7V2:
-        content = _narrow(content)
         return (b"CON" in content or b"ARV" in content) and _CONSENT_SEGMENT.search(content) is not None
-    return b"Consent" in content and _CONSENT_RESOURCE.search(content) is not None
+    if b"Consent" not in content:
+        return False
+    return _CONSENT_RESOURCE.search(content) is not None or deletes_consent(content, kind)
+
+
+def deletes_consent(content: bytes, kind: ContentKind) -> bool:
+    """Whether the bytes ask for a Consent to be deleted: that names a consent, and not whose it is."""
+    if kind is ContentKind.HL7V2:
+        return False
+    content = _narrow(content, kind)
+    return _CONSENT_URL.search(content) is not None and _DELETION.search(content) is not None
 
 
 def patients_named(raw: RawMessage, kind: ContentKind, site: Site) -> tuple[IdentityKey, ...]:
     """Every name of a patient that the bytes or the partitioning key may hold, without repeats.
 
-    Names that no store can hold (U+0000, half a surrogate pair) are nobody's, and are left out.
+    Names that no store can hold (U+0000, half a surrogate pair) are nobody's, and are left out. Of more than
+    :data:`MOST_NAMES` so many and one.
     """
-    content = raw.content[:_LIMIT]
-    found = list(_in_segments(_narrow(content), site) if kind is ContentKind.HL7V2 else _in_json(content, site))
-    if raw.key:
-        value = raw.key.decode("utf-8", "replace").rpartition("|")[2]
-        found += [name for authority in site.authorities for name in _names(site, authority, value, "")]
-    return tuple(name for name in dict.fromkeys(found) if _storable(name.value))
+    content = _narrow(raw.content, kind)
+    value = raw.key.decode("utf-8", "replace").rpartition("|")[2] if raw.key else ""
+    by_key = (name for authority in site.authorities for name in _names(site, authority, value, ""))
+    found: dict[IdentityKey, None] = {}
+    for name in chain(by_key, _in_segments(content, site) if kind is ContentKind.HL7V2 else _in_json(content, site)):
+        if _storable(name.value):
+            found[name] = None
+            if len(found) > MOST_NAMES:
+                break
+    return tuple(found)
 
 
-def _narrow(content: bytes) -> bytes:
-    """UTF-16 and UTF-32 as UTF-8, which the patterns can be sought in."""
-    return without_framing(content) if b"\0" in content[:64] else content
+def _narrow(content: bytes, kind: ContentKind) -> bytes:
+    """UTF-16 and UTF-32 as what the patterns can be sought in."""
+    if b"\0" not in content[:64]:
+        return content
+    return without_framing(content) if kind is ContentKind.HL7V2 else content.replace(b"\0", b"")
 
 
 def _in_segments(content: bytes, site: Site) -> Iterator[IdentityKey]:
@@ -57,10 +78,14 @@ def _in_segments(content: bytes, site: Site) -> Iterator[IdentityKey]:
     component, repetition, subcomponent = (
         (encoding.group(1), encoding.group(2), encoding.group(3)) if encoding else (b"^", b"~", b"&")
     )
+    seen: set[bytes] = set()
     for match in _PATIENT_SEGMENT.finditer(content):
-        fields = match.group(2).split(match.group(1))
+        fields = match.group(2).split(match.group(1), 4)
         for field in fields[1:4]:  # PID-2, PID-3, PID-4: wherever versions and senders put identifiers
-            for one in field.split(repetition):
+            if field in seen:
+                continue
+            seen.add(field)
+            for one in dict.fromkeys(field.split(repetition)):
                 components = [_text(piece).strip() for piece in one.split(component)]
                 named = components[3].split(_text(subcomponent)) if len(components) > 3 else []
                 authority = site.by_authority.get(next((name for name in named[:2] if name), ""))
@@ -73,9 +98,8 @@ def _in_json(content: bytes, site: Site) -> Iterator[IdentityKey]:
     for match in _REFERENCE.finditer(content):
         yield IdentityKey("Patient", f"urn:hie-bridge:site:{site.site}", "fhir-id", match.group(1).decode())
     systems = {authority.system: authority for authority in site.authorities}
-    pairs = [match.groups() for match in _IDENTIFIER.finditer(content)]
-    pairs += [match.groups()[::-1] for match in _IDENTIFIER_REVERSED.finditer(content)]
-    for pair in pairs:
+    forward = (match.groups() for match in _IDENTIFIER.finditer(content))
+    for pair in chain(forward, (match.groups()[::-1] for match in _IDENTIFIER_REVERSED.finditer(content))):
         system, value = (_json_text(part) for part in pair)
         if system in systems:
             yield from _names(site, systems[system], value, "")

@@ -24,7 +24,7 @@ from bridge.mapping.convert import convert, event_of
 from bridge.mapping.fhir_input import RESOURCE_TYPES, convert_fhir
 from bridge.mapping.operations import Conversion, IdentityKey, Merge, TargetReference, Upsert
 from bridge.mapping.rules import Rules
-from bridge.pipeline.consent_scan import carries_consent, patients_named
+from bridge.pipeline.consent_scan import MOST_NAMES, carries_consent, deletes_consent, patients_named
 from bridge.pipeline.ports import ContentKind, RawMessage
 from bridge.store.rows import SeenKey
 from bridge.telemetry import metrics
@@ -65,6 +65,7 @@ class Prepared:
         error, stage: why it is a dead letter, and where that showed.
         consent: it carries consent content, so failing must restrict its patient.
         patients: names of its patient by the tolerant scan; filled only for failed consent content.
+        others: such content may be of others than ``patients``.
         structure: JSON text of names, counts and positions for dead letters.
     """
 
@@ -79,13 +80,23 @@ class Prepared:
     stage: Stage = Stage.DETECT
     consent: bool = False
     patients: tuple[IdentityKey, ...] = ()
+    others: bool = False
     structure: str = "{}"
 
     def failed(self, error: BridgeError, stage: Stage) -> Prepared:
         """The same message as a dead letter."""
         patients = patients_named(self.raw, self.kind, self.site) if self.consent else ()
+        sure = 0 < len(patients) <= MOST_NAMES and not deletes_consent(self.raw.content, self.kind)
         structure = self.structure if self.structure != "{}" else structure_of(self.raw.content, self.kind)
-        return replace(self, conversion=None, error=error, stage=stage, patients=patients, structure=structure)
+        return replace(
+            self,
+            conversion=None,
+            error=error,
+            stage=stage,
+            patients=patients,
+            others=self.consent and not sure,
+            structure=structure,
+        )
 
 
 class Preparer:
@@ -233,8 +244,8 @@ def aad(raw: RawMessage) -> bytes:
 
 
 def detect(content: bytes) -> ContentKind:
-    """FHIR JSON starts with a brace (a byte order mark may precede), everything else is taken for HL7 v2."""
-    start = content[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
+    """FHIR JSON starts with a brace (a byte order mark of any width may precede), all else is taken for HL7 v2."""
+    start = content[:64].lstrip(b"\xef\xbb\xbf\xfe\xff\0 \t\r\n")
     return ContentKind.FHIR_JSON if start[:1] in {b"{", b"["} else ContentKind.HL7V2
 
 

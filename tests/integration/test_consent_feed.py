@@ -290,6 +290,44 @@ def test_a_consent_of_nobody_raises_the_alarm_and_pauses_the_source(hospital: Ho
     assert alarmed(hospital) == [(CONSENT_ALARM, "north")]
 
 
+DELETED = {"request": {"method": "DELETE", "url": "Consent?patient=p1"}}
+
+
+@pytest.mark.parametrize("more", [[], [{"resource": {**PATIENT, "id": "p2"}}]], ids=["alone", "beside-another"])
+def test_a_failed_deletion_of_a_consent_says_not_whose_it_is(hospital: Hospital, more: list[Any]) -> None:
+    """What it permits would go on to be permitted; others whom the Bundle names are not those whom it is about."""
+    hospital.feed(PATIENT)
+    verdicts = hospital.feed({"resourceType": "Bundle", "type": "transaction", "entry": [DELETED, *more]})
+
+    assert codes(verdicts) == ["fhir-invalid"]
+    assert paused(hospital) == {"north"}
+
+
+def test_a_consent_that_names_too_many_harms_no_other_message(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It closes those it names without a lock for each, which the server has not, and so raises the alarm as well."""
+    locked: list[int] = []
+    lock = hospital.recorder.hold_names
+
+    def held(txn: Any, names: Any) -> None:
+        locked.append(len(names))
+        lock(txn, names)
+
+    monkeypatch.setattr(hospital.recorder, "hold_names", held)
+    hospital.feed(PATIENT)
+    some, many = (
+        b'{"resourceType":"Consent","x":[' + b",".join(b'{"reference":"Patient/p%d"}' % n for n in range(count))
+        for count in (1500, 2001)
+    )
+    verdicts = hospital.feed(some, some + b",", many, hl7("ADT^A08", pid("3^^^NORTH^MR")))
+
+    assert outcomes(verdicts) == [Outcome.DEAD] * 3 + [Outcome.STORED]
+    assert restricted(hospital) == ["1"]
+    assert locked == [1500, 1500]
+    assert paused(hospital) == {"north"}
+
+
 # lifting
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.mapping.operations import IdentityKey
-from bridge.pipeline.consent_scan import carries_consent, patients_named
+from bridge.pipeline.consent_scan import MOST_NAMES, carries_consent, patients_named
 from bridge.pipeline.ports import ContentKind, RawMessage
 from bridge.pipeline.prepare import Preparer
 from tests.integration.hospital import KEYS, SITES, hl7, rules
@@ -152,3 +152,46 @@ def test_wide_messages_are_scanned_like_narrow_ones(encoding: str) -> None:
 
     assert carries_consent(wide, V2)
     assert named(wide) == named(content) != set()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32-le"])
+def test_a_consent_in_wide_characters_is_one_and_names_its_patient(encoding: str) -> None:
+    """FHIR JSON is UTF-8, so the reader refuses it; its patient must be found all the same."""
+    text = json.dumps({"resourceType": "Consent", "patient": {"reference": "Patient/p1"}})
+    prepared = PREPARER.prepare(RawMessage("north", text.encode(encoding)))
+
+    assert prepared.error is not None
+    assert prepared.consent
+    assert [name.value for name in prepared.patients] == ["p1"]
+
+
+def test_what_stands_far_behind_is_found() -> None:
+    """A Bundle may hold megabytes of others before the patient whose consent it carries."""
+    content = b'{"a":"' + b"x" * (5 << 20) + b'","patient":{"reference":"Patient/p1"}}'
+
+    assert ("urn:hie-bridge:site:north", "p1") in named(content, kind=FHIR)
+
+
+def test_of_too_many_names_there_are_enough_to_see_that() -> None:
+    """However many a hostile message holds: nobody can be sure of the patient's among them, and memory is spared."""
+    many = b'{"resourceType":"Consent"' + b"".join(b',{"reference":"Patient/%d"}' % n for n in range(MOST_NAMES + 9))
+    prepared = PREPARER.prepare(RawMessage("north", many, FHIR))
+
+    assert len(prepared.patients) == MOST_NAMES + 1
+    assert prepared.others
+
+
+@pytest.mark.parametrize(
+    ("url", "method", "deletes"),
+    [
+        ("Consent/1", "DELETE", True),
+        ("https://north.example/fhir/Consent?patient=p1", "DELETE", True),
+        ("Consent/1", "PUT", False),
+        ("ConsentForm/1", "DELETE", False),
+    ],
+)
+def test_a_deletion_of_a_consent_carries_one(url: str, method: str, deletes: bool) -> None:
+    """What it names is a consent, and not whose."""
+    content = json.dumps({"request": {"method": method, "url": url}}).encode()
+
+    assert carries_consent(content, FHIR) is deletes
