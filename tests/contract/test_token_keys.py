@@ -214,6 +214,8 @@ def test_an_issuer_that_drips_is_given_up():
                 await writer.drain()
                 await asyncio.sleep(0.02)
         except ConnectionError:
+            pass
+        finally:
             writer.close()
 
     async def asking():
@@ -226,6 +228,7 @@ def test_an_issuer_that_drips_is_given_up():
         finally:
             await keys.close()
             server.close()
+            await asyncio.sleep(0.1)  # the far end sees that it was left
 
     asyncio.run(asking())
 
