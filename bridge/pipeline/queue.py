@@ -15,7 +15,7 @@ import structlog
 from bridge.errors import BridgeError, Busy, Fault, Incorrect, Unavailable
 from bridge.keys.envelope import Envelope, open_envelope, seal
 from bridge.keys.ports import KeyWrapper
-from bridge.pipeline.batch import QUEUE_TOPIC, Batcher, Item, RawKey
+from bridge.pipeline.batch import QUEUE_TOPIC, Batcher, Item
 from bridge.pipeline.ports import ContentKind, RawMessage, Receipt
 from bridge.pipeline.prepare import Prepared, Preparer, aad, detect
 from bridge.pipeline.worker import report
@@ -244,21 +244,20 @@ class QueueWorker:
         if not rows:
             return False
         started = time.perf_counter()
-        keys = [(row.raw_key, row.received_us) for row in rows]
         try:
-            items = [Item(self._prepared(row), row=key) for row, key in zip(rows, keys, strict=True)]
+            items = [Item(self._prepared(row), row=(row.raw_key, row.received_us)) for row in rows]
             verdicts = self._batcher.store(items, None, stop)
         finally:
-            self._release(keys)
+            self._release()
         _log.debug("queue-batch", messages=len(verdicts), seconds=round(time.perf_counter() - started, 3))
         for source in {verdict.item.prepared.raw.source for verdict in verdicts}:
             report(source, [v for v in verdicts if v.item.prepared.raw.source == source])
         return True
 
-    def _release(self, keys: Sequence[RawKey]) -> None:
+    def _release(self) -> None:
         # A connection that is gone has taken its claims with it.
         with suppress(BridgeError), self._database.transaction(read_only=True) as txn:
-            raw_messages.release(txn, keys)
+            raw_messages.release(txn)
 
     def _prepared(self, row: RawMessageRow) -> Prepared:
         envelope = envelope_of(row)

@@ -105,39 +105,22 @@ class _Claimed(FunctionElement[bool]):
     inherit_cache = True
 
 
-class _Released(FunctionElement[bool]):
-    name = "released"
-    type = sa.Boolean()
-    inherit_cache = True
-
-
 @compiles(_Claimed, "postgresql")
 def _claimed_postgresql(element: _Claimed, compiler: Any, **options: Any) -> str:
     return f"pg_try_advisory_lock({_CLAIMS}, mod({compiler.process(element.clauses, **options)}, {_CLAIM_SLOTS})::int)"
 
 
-@compiles(_Released, "postgresql")
-def _released_postgresql(element: _Released, compiler: Any, **options: Any) -> str:
-    return f"pg_advisory_unlock({_CLAIMS}, mod({compiler.process(element.clauses, **options)}, {_CLAIM_SLOTS})::int)"
-
-
 @compiles(_Claimed, "sqlite")
-@compiles(_Released, "sqlite")
-def _alone_sqlite(_element: _Claimed | _Released, _compiler: Any, **_options: Any) -> str:
+def _claimed_sqlite(_element: _Claimed, _compiler: Any, **_options: Any) -> str:
     return "1"
 
 
 def claimed(key: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
-    """Whether this session has, or now gets, a surrogate key's claim, which it keeps until :func:`released` or its own end.
+    """Whether this session has, or now gets, a surrogate key's claim: until :data:`RELEASE_CLAIMS` or its own end.
 
     On SQLite always: its one worker claims nothing.
     """
     return _Claimed(key)
-
-
-def released(key: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
-    """Gives a claim of this session back."""
-    return _Released(key)
 
 
 def insert(table: sa.Table) -> postgresql.Insert:
@@ -288,6 +271,22 @@ class Statement:
 def either(postgresql: sa.Executable, sqlite: sa.Executable) -> Statement:
     """One question about tables that each database has in a form of its own."""
     return Statement(postgresql, sqlite=sqlite)
+
+
+RELEASE_CLAIMS: Final = Statement(sa.select(sa.func.pg_advisory_unlock_all()), sqlite=sa.select(sa.null()))
+"""Gives all claims of this session back, those included that a cancelled statement got and nobody heard of."""
+
+_setting: Final = sa.table("pg_settings", sa.column("name", sa.Text())).c.name
+LIMIT_CLAIMS: Final = Statement(
+    sa.select(sa.func.set_config(_setting, sa.bindparam("idle", type_=sa.Text()), sa.false())).where(
+        _setting == constant("idle_session_timeout")
+    ),
+    sqlite=sa.select(sa.null()),
+)
+"""From now on this session, and with it its claims, ends when it says nothing for as long as parameter ``idle``.
+
+Its host may be gone without a word, or its process stopped. PostgreSQL before 14 knows no such limit.
+"""
 
 
 def first_of_each(key: sa.Column[int], value: sa.Column[int], *, keys: str, limit: str) -> Statement:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 
 from bridge.store.database import Transaction
-from bridge.store.dialect import Statement, claimed, constant, released, rows_parameter
+from bridge.store.dialect import LIMIT_CLAIMS, RELEASE_CLAIMS, Statement, claimed, constant, rows_parameter
 from bridge.store.rows import RawMessageRow
 from bridge.store.schema import BIGINT, TEXT
 from bridge.store.schema import raw_message as t
@@ -35,7 +35,7 @@ _oldest: Final = (
 # The limit within keeps the claims to the oldest, in their order; the limit around it ends them at the last one needed.
 _CLAIM: Final = Statement(sa.select(_oldest).where(claimed(_oldest.c.raw_key)).limit(sa.bindparam("count")))
 _CLAIM_WITHIN: Final = 16  # times as many as are wanted: so many workers may be at it
-_RELEASE: Final = Statement(sa.select(sa.func.count(released(_keys.c.raw_key))).select_from(_keys))
+CLAIM_IDLE = "60s"  # as long as an open transaction may be idle
 _HOLD: Final = Statement(
     sa.select(t.c.raw_key)
     .where(
@@ -72,16 +72,19 @@ def waiting(txn: Transaction, limit: int, sources: Collection[str]) -> list[RawM
     """Up to ``limit`` waiting messages of ``sources``, oldest first, without those that another session claims.
 
     They are claimed for this session, beyond the transaction, until :func:`release` or the session's end: nobody else sees
-    them. A claim saves work and is no promise: only :func:`hold_waiting` says that a message still waits.
+    them. A claim saves work and is no promise: only :func:`hold_waiting` says that a message still waits. A session that
+    says nothing for :data:`CLAIM_IDLE` is ended by the server.
     """
     given = {"count": limit, "within": limit * _CLAIM_WITHIN, "sources": set(sources)}
-    return [RawMessageRow._make(row) for row in txn.execute(_CLAIM, given)]
+    rows = [RawMessageRow._make(row) for row in txn.execute(_CLAIM, given)]
+    if rows:
+        txn.execute(LIMIT_CLAIMS, {"idle": CLAIM_IDLE})
+    return rows
 
 
-def release(txn: Transaction, keys: Collection[tuple[int, int]]) -> None:
-    """Gives back what :func:`waiting` claimed, by (raw_key, received_us); what is not done can be claimed again."""
-    if keys:
-        txn.execute(_RELEASE, {"keys": list(keys)})
+def release(txn: Transaction) -> None:
+    """Gives back all that this session claimed by :func:`waiting`; what is not done can be claimed again."""
+    txn.execute(RELEASE_CLAIMS)
 
 
 def hold_waiting(txn: Transaction, keys: Collection[tuple[int, int]]) -> set[int]:

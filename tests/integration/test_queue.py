@@ -327,6 +327,53 @@ def test_what_one_worker_prepares_no_other_prepares(database_url: str, monkeypat
         hospital.close()
 
 
+@pytest.mark.ci
+def test_a_worker_that_falls_silent_loses_its_claims(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its host is gone without a word, or its process stopped: what it had claimed is anybody's after a while."""
+    from bridge.store.migrate import migrate
+
+    migrate(database_url)
+    monkeypatch.setattr(raw_messages, "CLAIM_IDLE", "200ms")
+    hospital, silent = Hospital(database_url), open_database(database_url)
+    intake = QueueIntake(open_database(database_url), hospital.preparer, KEYS, 100)
+    accept(intake, arrivals(hospital, 3))
+    intake.close()
+    with silent.transaction(read_only=True) as txn:
+        assert len(raw_messages.waiting(txn, 10, {"north"})) == 3
+    worker = opened(hospital)
+    assert not worker.work_once(Stop())
+
+    until = time.monotonic() + 30
+    while not worker.work_once(Stop()) and time.monotonic() < until:
+        time.sleep(0.05)
+
+    assert hospital.position().stored == 3
+    silent.close()
+    hospital.close()
+
+
+@pytest.mark.ci
+def test_claims_of_a_statement_that_was_cancelled_are_given_back(database_url: str) -> None:
+    """The session has them, and nobody was told which."""
+    from bridge.store.migrate import migrate
+
+    migrate(database_url)
+    hospital, other = Hospital(database_url), open_database(database_url)
+    intake = QueueIntake(open_database(database_url), hospital.preparer, KEYS, 100)
+    accept(intake, arrivals(hospital, 3))
+    intake.close()
+    with other.transaction(read_only=True) as txn:
+        raw_messages.waiting(txn, 2, {"north"})  # never heard of
+        raw_messages.waiting(txn, 3, {"north"})
+    with other.transaction(read_only=True) as txn:
+        raw_messages.release(txn)
+
+    work_off(opened(hospital))
+    assert hospital.position().stored == 3
+    other.close()
+    hospital.close()
+
+
 def test_a_paused_source_waits_while_others_go_on(hospital: Hospital, intake: QueueIntake, worker: QueueWorker) -> None:
     """A consent of nobody pauses its source, from the next batch on, until an operator lets it go on."""
     accept(intake, [hospital.raw(hl7("MFN^M02", VALUED_CON))])
