@@ -16,6 +16,7 @@ from bridge.config.section import Section
 from bridge.config.settings import Mode, Settings
 from bridge.config.site import Site
 from bridge.errors import Forbidden
+from bridge.fhir.types import is_stored_type
 from bridge.hl7v2.charset import is_known
 from bridge.keys.ports import KeyProvider
 
@@ -56,6 +57,15 @@ def _charset_problems(sites: Mapping[str, Site]) -> Iterator[Problem]:
             said = f"the file of site {name} names a character set that is not known"
             remedy = "Use a name of HL7 table 0211, or one of those that docs/reference/hl7v2.md lists."
             yield Problem("site-charset-unknown", said, remedy, path="charset")
+
+
+def _sink_problems(settings: Settings) -> Iterator[Problem]:
+    for index, sink in enumerate(settings.sinks):
+        for number, name in enumerate(sink.resources):
+            if not is_stored_type(name):
+                where = sink.settings.place("resources", number)
+                path = f"sinks[{index}].resources[{number}]"
+                yield Problem("resource-type-unknown", f"the bridge stores no {name}", "", where, path)
 
 
 def access_settings(settings: Settings) -> AccessSettings:

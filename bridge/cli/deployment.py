@@ -12,7 +12,7 @@ from typing import Any
 
 from bridge.cli.composition import open_keys
 from bridge.config import settings as configured
-from bridge.config.adapters import CHAINS, INTAKES, LISTENERS, SOURCES, load_adapter
+from bridge.config.adapters import CHAINS, INTAKES, LISTENERS, SINKS, SOURCES, load_adapter
 from bridge.config.load import load_sites, mappings_root
 from bridge.config.settings import QUEUE, Settings, WithAdapter
 from bridge.config.site import Site
@@ -25,12 +25,14 @@ from bridge.mapping.rules import Rules, load_rules
 from bridge.matching.model import Model, load_model
 from bridge.pipeline.anchoring import Anchorer
 from bridge.pipeline.batch import Batcher
+from bridge.pipeline.delivery import Conduct, Dispatcher
 from bridge.pipeline.keying import KeyedIntake
-from bridge.pipeline.ports import Intake, Listener, Source
+from bridge.pipeline.ports import Intake, Listener, Sink, Source
 from bridge.pipeline.prepare import Preparer
 from bridge.pipeline.queue import QueueIntake, QueueWorker
 from bridge.pipeline.sequencer import Sequencer
 from bridge.pipeline.worker import SourceWorker
+from bridge.record.deliveries import Route
 from bridge.record.recorder import Recorder
 from bridge.store.database import Database, open_database
 
@@ -77,6 +79,22 @@ class Deployment:
         """The matching rules."""
         return load_model(mappings_root() / "matching" / "certain.yaml")
 
+    @cached_property
+    def routes(self) -> tuple[Route, ...]:
+        """What goes to which sink."""
+        return tuple(
+            Route(sink.name, frozenset(map(str, sink.events)), frozenset(sink.resources))
+            for sink in self.settings.sinks
+        )
+
+    def route(self, name: str) -> Route:
+        """What goes to one sink. Raises Incorrect ``sink-unknown``."""
+        for route in self.routes:
+            if route.sink == name:
+                return route
+        known = ", ".join(route.sink for route in self.routes) or "none"
+        raise Incorrect("sink-unknown", f"There is no sink called {name}.", remedy=f"Configured: {known}.")
+
     def database(self, *, read_only: bool = False) -> Database:
         """A connection of one's own to the store; the caller closes it."""
         return open_database(self.settings.store.address().reveal(), read_only=read_only)
@@ -101,7 +119,7 @@ class Deployment:
 
     def recorder(self) -> Recorder:
         """What changes stored state; one a thread."""
-        return Recorder(self.keys, self.origin, self.model, self.sites.values())
+        return Recorder(self.keys, self.origin, self.model, self.sites.values(), self.routes)
 
     def batcher(self, database: Database) -> Batcher:
         """What brings batches into ``database``; one a thread."""
@@ -171,6 +189,27 @@ class Deployment:
             consent_batch_words=chain.consent_batch_words,
             lease_seconds=self.settings.log.lease_seconds,
         )
+
+    def dispatchers(self) -> list[Dispatcher]:
+        """What delivers to each configured sink, each with a connection of its own.
+
+        Raises:
+            Incorrect: ``sink-event-unsupported``, an adapter takes no such event.
+        """
+        made = []
+        for section, route in zip(self.settings.sinks, self.routes, strict=True):
+            sink: Sink = self._named(SINKS, section, section.name, "sinks")
+            untold = sorted(route.kinds - set(map(str, sink.kinds)))
+            if untold:
+                raise Incorrect(
+                    "sink-event-unsupported",
+                    f"The sink {section.name} ({section.adapter}) takes no {', '.join(untold)} events.",
+                    remedy=f"It takes: {', '.join(sorted(map(str, sink.kinds)))}.",
+                    where=section.settings.place("events"),
+                )
+            conduct = Conduct(section.restricted == "withhold", section.attempts, section.behind_seconds)
+            made.append(Dispatcher(self.database(), sink, route, conduct, self.holder))
+        return made
 
     def listeners(self) -> list[tuple[Listener, str]]:
         """The configured listeners, each with the name of its intake."""

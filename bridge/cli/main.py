@@ -28,6 +28,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "serve": "Serve the FHIR API.",
     "listen": "Receive messages over MLLP and from folders.",
     "anchor": "Number leaves, sign checkpoints, and take heads and consent words to the chain.",
+    "deliver": "Take to the sinks what waits for them.",
+    "sinks": "Look at what waits for the sinks, and deal with what they refused.",
     "migrate": "Bring the store's schema up to date.",
     "demo": "Show the whole road on a hospital's morning.",
     "convert": "Print the FHIR Bundles that HL7 v2 messages or FHIR resources become.",

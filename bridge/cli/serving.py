@@ -96,6 +96,12 @@ def anchor_roles(deployment: Deployment) -> list[Role]:
     return [Role("sequence", run=deployment.sequencer().run), Role("anchor", run=deployment.anchorer().run)]
 
 
+def deliver_roles(deployment: Deployment) -> list[Role]:
+    """A dispatcher for each sink."""
+    pairs = zip(deployment.routes, deployment.dispatchers(), strict=True)
+    return [Role(f"deliver-{route.sink}", run=dispatcher.run) for route, dispatcher in pairs]
+
+
 def listen_roles(deployment: Deployment) -> list[Role]:
     """All listeners, as one role that closes their intakes behind them."""
     listeners = deployment.listeners()

@@ -7,6 +7,7 @@ Each entry point of a group names a module-level :class:`AdapterSpec`. What ``bu
 ``hiebridge.sources``       ``build(name, settings) -> Source``
 ``hiebridge.listeners``     ``build(name, settings) -> Listener``
 ``hiebridge.intakes``       ``build(name, settings) -> Intake``
+``hiebridge.sinks``         ``build(name, settings) -> Sink``
 ``hiebridge.chains``        ``build(settings, keys) -> ChainBackend`` (``keys``: the deployment's KeyProvider)
 ``hiebridge.token-keys``    ``build(settings) -> TokenKeys``
 ==========================  ===========================================================================
@@ -30,9 +31,10 @@ KEYS: Final = "hiebridge.keys"
 SOURCES: Final = "hiebridge.sources"
 LISTENERS: Final = "hiebridge.listeners"
 INTAKES: Final = "hiebridge.intakes"
+SINKS: Final = "hiebridge.sinks"
 CHAINS: Final = "hiebridge.chains"
 TOKEN_KEYS: Final = "hiebridge.token-keys"  # noqa: S105 - the name of a group
-GROUPS: Final = (KEYS, SOURCES, LISTENERS, INTAKES, CHAINS, TOKEN_KEYS)
+GROUPS: Final = (KEYS, SOURCES, LISTENERS, INTAKES, SINKS, CHAINS, TOKEN_KEYS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import bridge
-from bridge.config.adapters import CHAINS, INTAKES, KEYS, LISTENERS, SOURCES, load_adapter
+from bridge.config.adapters import CHAINS, INTAKES, KEYS, LISTENERS, SINKS, SOURCES, load_adapter
 from bridge.config.checking import dotted, try_check
 from bridge.config.document import Loc, MarkedDict, overlay_environment, place_of, read_document
 from bridge.config.problems import ConfigurationInvalid, Problem, invalid
@@ -57,11 +57,11 @@ def _references(tree: MarkedDict) -> Iterator[Problem]:
                     "name-taken", "another source or listener has this name", f"See {seen[name]}.", where, dotted(loc)
                 )
             seen.setdefault(name, where)
-    named: set[str] = set()
-    for name, loc in _items(tree, "intakes", "name"):
-        if name == QUEUE or name in named:
-            yield Problem("name-taken", "this name is taken", "Choose another.", place_of(tree, loc), dotted(loc))
-        named.add(name)
+    for group, taken in (("intakes", {QUEUE}), ("sinks", set[str]())):
+        for name, loc in _items(tree, group, "name"):
+            if name in taken:
+                yield Problem("name-taken", "this name is taken", "Choose another.", place_of(tree, loc), dotted(loc))
+            taken.add(name)
     for intake, loc in _items(tree, "listeners", "intake"):
         if intake != QUEUE and intake not in intakes:
             known = ", ".join(sorted({QUEUE} | intakes))
@@ -139,6 +139,7 @@ def adapter_sections(settings: Settings) -> Iterator[AdapterSection]:
         (SOURCES, "sources", settings.sources),
         (LISTENERS, "listeners", settings.listeners),
         (INTAKES, "intakes", settings.intakes),
+        (SINKS, "sinks", settings.sinks),
     ):
         for index, binding in enumerate(bindings):
             yield group, binding.adapter, f"{name}[{index}]", binding.settings

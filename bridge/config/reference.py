@@ -43,7 +43,7 @@ def shown(settings: Settings) -> dict[str, Any]:
     masked: dict[str, Any] = _masked(plain)
     for holder in ("keys", "chain"):
         masked[holder] |= masked[holder].pop("settings")
-    for holder in ("sources", "listeners", "intakes"):
+    for holder in ("sources", "listeners", "intakes", "sinks"):
         masked[holder] = [item | item.pop("settings") for item in masked[holder]]
     return masked
 

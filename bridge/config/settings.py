@@ -169,6 +169,51 @@ class Intake(WithAdapter):
     adapter: str = Field(description="Intake adapter (`hiebridge.intakes`).", examples=["kafka"])
 
 
+class SinkEvent(StrEnum):
+    """What a sink may be given."""
+
+    RESOURCE = "resource"
+    LINK = "link"
+    CONSENT = "consent"
+
+
+class Sink(WithAdapter):
+    """A system of the operator's own that is given what the bridge has stored, after each commit."""
+
+    name: str = Field(
+        description="Name of the sink; never changed, since what waits for it is kept under it.", pattern=SLUG
+    )
+    adapter: str = Field(description="Sink adapter (`hiebridge.sinks`).", examples=["kafka", "fhir-server"])
+    consent: Literal["unfiltered"] = Field(
+        description="Has no built-in value, and must be written out: what goes to a sink is the operator's own copy, which no "
+        "Consent filters; whoever reads there is outside of the bridge's decisions. Other organizations read through the API.",
+    )
+    restricted: Literal["withhold", "deliver"] = Field(
+        default="withhold",
+        description="What is done with patients whom a consent that was not understood has closed: their deliveries wait until "
+        "the restriction is lifted, or go out.",
+    )
+    events: tuple[SinkEvent, ...] = Field(
+        default=(SinkEvent.RESOURCE,),
+        min_length=1,
+        description="What it is given: `resource` (every version), `link` (matching's decisions and merges), `consent` (changes "
+        "of decision states). Not every adapter takes all.",
+    )
+    resources: tuple[Annotated[str, Field(pattern=r"^[A-Z][A-Za-z]{1,63}$")], ...] = Field(
+        default=(), description="Resource types it is given; empty = all.", examples=[["Patient", "Encounter"]]
+    )
+    attempts: int = Field(
+        default=8,
+        gt=0,
+        le=1000,
+        description="A delivery that fails as often as this, while the sink takes others, is set aside for an operator. One that "
+        "the sink refuses for good is set aside at once.",
+    )
+    behind_seconds: float = Field(
+        default=300, gt=0, description="The alarm `sink-behind` rises when something has waited longer than this."
+    )
+
+
 class Chain(WithAdapter):
     """The chain that attests heads and carries consent words."""
 
@@ -293,6 +338,9 @@ class Settings(SettingsModel):
     sources: tuple[Source, ...] = Field(default=(), description="Durable logs of messages that workers pull from.")
     listeners: tuple[Listener, ...] = Field(default=(), description="What is handed messages and answers for them.")
     intakes: tuple[Intake, ...] = Field(default=(), description="Durable places outside the store for listeners.")
+    sinks: tuple[Sink, ...] = Field(
+        default=(), description="Systems of the operator's own that are given what the bridge has stored."
+    )
     chain: Chain = Field(description="The chain that attests heads and carries consent words.")
     log: Log = Field(description="The transparency log.")
     api: Api = Field(default=Api(), description="The FHIR API and what else is served over HTTP.")

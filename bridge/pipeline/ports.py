@@ -1,13 +1,13 @@
-"""Ports of the way in: sources that are pulled, listeners that are pushed to, and the intake they push into.
+"""Ports of the way in: sources that are pulled, listeners that are pushed to, and the intake they push into. And out: sinks.
 
 A *source* (Kafka) keeps messages durably and in numbered partitions until the worker has stored them; the worker pulls.
 A *listener* (MLLP, folder) is handed messages by others and answers only once an *intake* holds them durably: the embedded
-queue of the store, or a Kafka topic.
+queue of the store, or a Kafka topic. A *sink* is given what is stored, after the commit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -178,4 +178,85 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Leaves the group; idempotent."""
+        ...
+
+
+class DeliveryKind(StrEnum):
+    """What a delivery tells."""
+
+    RESOURCE = "resource"  # a version, or that the resource was deleted
+    LINK = "link"  # which records are one person's, by whose word
+    CONSENT = "consent"  # a consent's state changed
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One thing that a sink is to be given.
+
+    Attributes:
+        kind: what it tells.
+        key: whose it is, as ``Patient/id``; of what is in no patient's compartment the resource itself. Order is kept per key.
+        id: its name, the same at every attempt and to every sink, so that a receiver knows it again.
+        content: JSON: the stored bytes of a version, or an event; None for a deletion.
+        resource_type, resource_id, version: of a resource; empty and 0 for an event.
+        linkable: references in it, as ``Type/id``, whose targets the sink is given too; only for a sink that asks.
+    """
+
+    kind: DeliveryKind
+    key: str
+    id: str
+    content: bytes | None = field(repr=False)
+    resource_type: str = ""
+    resource_id: str = ""
+    version: int = 0
+    linkable: frozenset[str] = frozenset()
+
+
+class DeliveryState(StrEnum):
+    """What became of a delivery."""
+
+    DELIVERED = "delivered"  # durable there
+    REFUSED = "refused"  # for good: the same again would be refused again
+    FAILED = "failed"  # this one, this time, while the destination works
+    HELD = "held"  # not tried, or to be tried again, since an earlier one of its key was not delivered
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one delivery; ``code`` says why not, without anything of its content."""
+
+    state: DeliveryState
+    code: str = ""
+
+
+class Sink(Protocol):
+    """A system that is given what the bridge has stored: at least once, and in order within each key.
+
+    Not thread-safe: one thread owns a sink. It keeps nothing between calls that it could not lose.
+    """
+
+    name: str
+    kinds: frozenset[DeliveryKind]
+    """What it can be given."""
+    links: bool
+    """Whether it needs :attr:`Delivery.linkable`."""
+
+    def deliver(self, deliveries: Sequence[Delivery], go_on: Callable[[], bool]) -> Sequence[Answer]:
+        """Gives them to the destination; returns an answer for each, in their order, of as many as were settled.
+
+        Of one key, nothing is answered DELIVERED after something that was not; one bad delivery harms no other key. Fewer
+        answers than deliveries say that the destination stopped answering, or that ``go_on`` was False, after those.
+
+        Args:
+            deliveries: in order within each key; of several keys.
+            go_on: asked before each request, none of which takes longer than 25 seconds: False where this process stops, or
+                may no longer send because another one does.
+
+        Raises:
+            Unavailable, Busy: the destination does not answer, or refuses us as such (credentials, address); all stay due.
+        """
+        ...
+
+    def close(self) -> None:
+        """Lets go of connections; idempotent."""
         ...

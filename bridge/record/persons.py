@@ -90,14 +90,14 @@ def relink(
     merges: Sequence[AssertedMerge],
     model: Model,
     commitments: Commitments,
-) -> int:
-    """Writes keys, features, links and link events of what changed; answers how many records changed their person.
+) -> list[LinkEventRow]:
+    """Writes keys, features, links and link events of what changed; answers the events.
 
     Raises:
         Conflict: another transaction moved the same persons meanwhile; retry the batch.
     """
     if not changed and not merges:
-        return 0
+        return []
     _write_keys(txn, changed, model)
     place = _neighbourhood(txn, changed, merges, model)
     edges, rules = _edges(place, model)
@@ -127,7 +127,7 @@ def relink(
     persons.write_links(txn, links)
     persons.append_events(txn, events)
     persons.advance_consent_version(txn, touched)
-    return len(moved)
+    return events
 
 
 def _write_keys(txn: Transaction, changed: Sequence[ChangedRecord], model: Model) -> None:

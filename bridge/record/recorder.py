@@ -21,7 +21,7 @@ from bridge.ledger.commitment import LeafKind
 from bridge.mapping.operations import IdentityKey, Merge
 from bridge.matching.features import Features, features_of, keys_of
 from bridge.matching.model import Model
-from bridge.record import consents, restrictions
+from bridge.record import consents, deliveries, restrictions
 from bridge.record.commitments import Commitments, RecordKeys, organization_owner
 from bridge.record.ids import lock_slot
 from bridge.record.persons import AssertedMerge, ChangedRecord, relink
@@ -29,7 +29,7 @@ from bridge.record.versions import stored_bytes
 from bridge.record.work import Change, Draft, Entry, Work
 from bridge.store import identity, resources
 from bridge.store.database import Transaction
-from bridge.store.rows import Outcome, ResourceRow, ResourceWrite, VersionRow
+from bridge.store.rows import LinkEventRow, Outcome, ResourceRow, ResourceWrite, VersionRow
 from bridge.telemetry.metrics import STAGE_SECONDS, Stage
 
 # Bounded, so that no batch can fill the server's lock table; two keys of one slot only wait for each other needlessly.
@@ -59,15 +59,24 @@ class Recorder:
         origin: of the transparency log.
         model: the matching rules.
         sites: all sites, for which identifiers are evidence.
+        routes: what goes to which sink.
     """
 
-    def __init__(self, keys: KeyProvider, origin: str, model: Model, sites: Iterable[Site]) -> None:
+    def __init__(
+        self,
+        keys: KeyProvider,
+        origin: str,
+        model: Model,
+        sites: Iterable[Site],
+        routes: Sequence[deliveries.Route] = (),
+    ) -> None:
         self._identity_key = keys.secret_key(KeyPurpose.IDENTITY).reveal()
         self._lock_key = keys.secret_key(KeyPurpose.LOCKS).reveal()
         self._restriction_key = keys.secret_key(KeyPurpose.RESTRICTION).reveal()
         self._record_keys = RecordKeys(keys)
         self._origin = origin
         self._model = model
+        self._routes = tuple(routes)
         self._evidence = frozenset(
             authority.system
             for site in sites
@@ -113,13 +122,15 @@ class Recorder:
             ],
         )
         clock.stop(Stage.WRITE)
-        self._relink(txn, work, demographics, commitments)
+        linked = self._relink(txn, work, demographics, commitments)
         clock.stop(Stage.MATCH)
         projected = consents.project(txn, work, {write.row.resource_key: write.row for write in writes}, commitments)
         committed = commitments.write(txn, self._record_keys)
         clock.stop(Stage.COMMIT)
         consents.publish(txn, projected, committed)
         self._restrict(txn, work, changes)
+        if self._routes:
+            deliveries.queue(txn, self._routes, work, writes, linked, projected)
         return work.outcomes
 
     def _locked(self, txn: Transaction, changes: Sequence[Change]) -> tuple[Work, list[Demographics]]:
@@ -230,7 +241,7 @@ class Recorder:
 
     def _relink(
         self, txn: Transaction, work: Work, demographics: Sequence[Demographics], commitments: Commitments
-    ) -> None:
+    ) -> list[LinkEventRow]:
         changed = [
             ChangedRecord(d.entry.key, d.entry.record_uuid, d.features, d.before, d.entry.site, txn.now_us(), "")
             for d in demographics
@@ -239,7 +250,7 @@ class Recorder:
             AssertedMerge(m.survivor, m.subsumed, work.entries[m.survivor].record_uuid, m.source, m.time_us, m.tie)
             for m in work.new_merges
         ]
-        relink(txn, changed, merges, self._model, commitments)
+        return relink(txn, changed, merges, self._model, commitments)
 
     @staticmethod
     def _adopt(txn: Transaction, work: Work) -> None:

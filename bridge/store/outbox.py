@@ -13,6 +13,9 @@ from bridge.store.rows import OutboxRow
 from bridge.store.schema import BIGINT
 from bridge.store.schema import outbox as t
 
+NEVER_US: Final = 2**63 - 1
+"""When an entry that was set aside is due."""
+
 
 class OutboxCount(NamedTuple):
     """How much waits for a destination, and since when the oldest does (µs)."""
@@ -51,9 +54,52 @@ _MARK: Final = Statement(
 _carried: Final = sa.and_(t.c.destination == sa.bindparam("destination"), t.c.sending == sa.bindparam("prepared"))
 _SENT: Final = Statement(sa.delete(t).where(_carried))
 _NOT_SENT: Final = Statement(sa.update(t).values(sending=sa.null()).where(_carried))
+_earlier: Final = t.alias("earlier")
+# A later entry of a key may overtake none before it: neither one that waits for its time nor one that was set aside.
+_overtakes: Final = sa.exists().where(
+    _earlier.c.destination == t.c.destination,
+    _earlier.c.key == t.c.key,
+    sa.or_(
+        _earlier.c.created_us < t.c.created_us,
+        sa.and_(_earlier.c.created_us == t.c.created_us, _earlier.c.outbox_key < t.c.outbox_key),
+    ),
+    _earlier.c.next_us > t.c.next_us,
+)
+_DUE: Final = Statement(
+    sa.select(t)
+    .where(t.c.destination == sa.bindparam("destination"), t.c.next_us <= sa.bindparam("now"), ~_overtakes)
+    .order_by(t.c.next_us, t.c.created_us, t.c.outbox_key)
+    .limit(sa.bindparam("count"))
+)
+_later: Final = rows_parameter("later", outbox_key=BIGINT, next_us=BIGINT, tried=BIGINT)
+_DEFER: Final = Statement(
+    sa.update(t)
+    .values(next_us=_later.c.next_us, attempts=t.c.attempts + _later.c.tried)
+    .where(t.c.outbox_key == _later.c.outbox_key)
+)
+_ASIDE: Final = Statement(
+    sa.select(t)
+    .where(t.c.destination == sa.bindparam("destination"), t.c.next_us == NEVER_US)
+    .order_by(t.c.outbox_key)
+    .limit(sa.bindparam("count"))
+)
+_GET: Final = Statement(sa.select(t).where(t.c.outbox_key == sa.bindparam("outbox_key")).with_for_update())
+_STANDING: Final = Statement(
+    sa.select(
+        sa.func.count(),
+        sa.func.coalesce(sa.func.sum(sa.case((t.c.next_us == NEVER_US, 1), else_=0)), 0),
+    ).where(t.c.destination == sa.bindparam("destination"))
+)
 _WAITING: Final = Statement(
     sa.select(t.c.destination, sa.func.count(), sa.func.min(t.c.created_us)).group_by(t.c.destination)
 )
+
+
+class OutboxStanding(NamedTuple):
+    """What a destination has before it: entries in all, and how many of them were set aside."""
+
+    number: int
+    aside: int
 
 
 def put(txn: Transaction, rows: Sequence[tuple[str, str, bytes]], *, not_before_us: int = 0) -> list[int]:
@@ -64,10 +110,54 @@ def put(txn: Transaction, rows: Sequence[tuple[str, str, bytes]], *, not_before_
     return keys
 
 
+def put_dated(txn: Transaction, rows: Sequence[tuple[str, str, bytes, int]]) -> None:
+    """Queues (destination, key, payload, time in µs) for :func:`due`, which keeps a key's order by time, then as put here.
+
+    The time is ``now_us`` of a transaction that held the key's locks before it asked: what waits for one another (a
+    patient's) is then in the order of its commits. By outbox_key it would not be: processes take keys in blocks.
+    """
+    if rows:
+        keys = txn.allocate("outbox", len(rows))
+        txn.insert_rows(t, [(key, *row, 0, row[-1], None) for key, row in zip(keys, rows, strict=True)])
+
+
 def unsent(txn: Transaction, destination: str, limit: int) -> list[OutboxRow]:
     """Up to ``limit`` that are due and not being sent, oldest first. One dispatcher a destination, by lease."""
     given = {"destination": destination, "now": txn.start_us, "count": limit}
     return [OutboxRow._make(row) for row in txn.execute(_UNSENT, given)]
+
+
+def due(txn: Transaction, destination: str, limit: int) -> list[OutboxRow]:
+    """Up to ``limit`` that may be sent now, in order within each key: none of which an earlier one of its key waits.
+
+    For destinations whose entries are put by :func:`put_dated`. One dispatcher a destination, by lease.
+    """
+    given = {"destination": destination, "now": txn.now_us(), "count": limit}
+    rows = [OutboxRow._make(row) for row in txn.execute(_DUE, given)]
+    return sorted(rows, key=lambda row: (row.created_us, row.outbox_key))
+
+
+def defer(txn: Transaction, rows: Collection[tuple[int, int, int]]) -> None:
+    """Lets entries wait: (outbox_key, until when in µs or :data:`NEVER_US`, attempts to be added)."""
+    if rows:
+        txn.change(_DEFER, {"later": list(rows)})
+
+
+def aside(txn: Transaction, destination: str, limit: int) -> list[OutboxRow]:
+    """Up to ``limit`` entries that were set aside."""
+    return [OutboxRow._make(row) for row in txn.execute(_ASIDE, {"destination": destination, "count": limit})]
+
+
+def hold(txn: Transaction, outbox_key: int) -> OutboxRow | None:
+    """An entry, which nobody else changes before this transaction ends; None if there is none."""
+    rows = txn.execute(_GET, {"outbox_key": outbox_key})
+    return OutboxRow._make(rows[0]) if rows else None
+
+
+def standing(txn: Transaction, destination: str) -> OutboxStanding:
+    """What a destination has before it."""
+    [row] = txn.execute(_STANDING, {"destination": destination})
+    return OutboxStanding._make(row)
 
 
 def sending(txn: Transaction, destination: str) -> list[bytes]:

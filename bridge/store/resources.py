@@ -52,6 +52,16 @@ _LOCK: Final = Statement(
     .order_by(resource.c.resource_key)
     .with_for_update(of=resource)
 )
+_NAMES: Final = Statement(
+    sa.select(resource.c.resource_key, resource.c.type, resource.c.fhir_id).join_from(
+        _keys, resource, resource.c.resource_key == _keys.c.resource_key
+    )
+)
+_LIVING: Final = Statement(
+    sa.select(resource.c.type, resource.c.fhir_id)
+    .join_from(_ids, resource, sa.and_(resource.c.type == _ids.c.type, resource.c.fhir_id == _ids.c.fhir_id))
+    .where(resource.c.version > sa.literal_column("0"), ~resource.c.deleted.cast(sa.Boolean()))
+)
 _HISTORY: Final = Statement(
     sa.select(resource_version)
     .where(_version.resource_key == sa.bindparam("key"), _version.version < sa.bindparam("before"))
@@ -61,6 +71,18 @@ _HISTORY: Final = Statement(
 _VERSION: Final = Statement(
     sa.select(resource_version).where(
         _version.resource_key == sa.bindparam("key"), _version.version == sa.bindparam("wanted")
+    )
+)
+_places = rows_parameter("places", resource_key=BIGINT, version=BIGINT, last_updated_us=BIGINT)
+_VERSIONS: Final = Statement(
+    sa.select(resource_version).join_from(
+        _places,
+        resource_version,
+        sa.and_(
+            _version.resource_key == _places.c.resource_key,
+            _version.version == _places.c.version,
+            _version.last_updated_us == _places.c.last_updated_us,  # names the partition
+        ),
     )
 )
 _ALL_VERSIONS: Final = Statement(
@@ -204,6 +226,29 @@ def version(txn: Transaction, resource_key: int, wanted: int) -> VersionRow | No
     """One version of a resource."""
     rows = txn.execute(_VERSION, {"key": resource_key, "wanted": wanted})
     return version_row(rows[0]) if rows else None
+
+
+def versions(txn: Transaction, places: Collection[tuple[int, int, int]]) -> dict[tuple[int, int], VersionRow]:
+    """Versions by (resource key, version), each sought by those and its time (µs); what is not there is left out."""
+    if not places:
+        return {}
+    return {(row[0], row[1]): version_row(row) for row in txn.execute(_VERSIONS, {"places": set(places)})}
+
+
+def hold(txn: Transaction, keys: Collection[int]) -> None:
+    """Holds resources, in key order, so that none gets another version before this transaction ends."""
+    if keys:
+        txn.execute(_LOCK, {"keys": set(keys)})
+
+
+def names(txn: Transaction, keys: Collection[int]) -> dict[int, tuple[str, str]]:
+    """Type and FHIR id by key."""
+    return {row[0]: (row[1], row[2]) for row in txn.execute(_NAMES, {"keys": set(keys)})} if keys else {}
+
+
+def living(txn: Transaction, ids: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those of these (type, FHIR id) that are stored and not deleted."""
+    return {(row[0], row[1]) for row in txn.execute(_LIVING, {"ids": set(ids)})} if ids else set()
 
 
 def stream_versions(txn: Transaction, *, chunk: int = 1000) -> Iterator[list[VersionRow]]:

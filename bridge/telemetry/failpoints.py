@@ -36,6 +36,8 @@ NAMES = frozenset(
         "access.before-commit",
         "access.after-commit",
         "mllp.before-acknowledge",
+        "deliver.after-send",
+        "deliver.after-commit",
     },
 )
 

@@ -141,6 +141,21 @@ LEAVES_PENDING: Final = Gauge("hiebridge_leaves_pending", "Leaves that have no i
 OUTBOX_WAITING: Final = Gauge(
     "hiebridge_outbox_waiting", "Entries not yet acknowledged.", ["destination"], registry=REGISTRY
 )
+OUTBOX_AGE: Final = Gauge(
+    "hiebridge_outbox_oldest_age_seconds",
+    "Since the oldest entry that could go to a sink now was made; 0 where there is none, or another process delivers.",
+    ["destination"],
+    registry=REGISTRY,
+)
+DELIVERED: Final = Counter(
+    "hiebridge_sink_delivered", "Deliveries that a sink acknowledged.", ["sink", "kind"], registry=REGISTRY
+)
+SET_ASIDE: Final = Gauge(
+    "hiebridge_sink_set_aside",
+    "Deliveries that a sink refused, and that wait for an operator; 0 where another process delivers.",
+    ["sink"],
+    registry=REGISTRY,
+)
 CONNECTIONS_OPEN: Final = Gauge(
     "hiebridge_listener_connections_open", "Connections of a listener that are open now.", ["source"], registry=REGISTRY
 )
@@ -202,6 +217,9 @@ METRICS: Final[tuple[MetricWrapperBase, ...]] = (
     LOG_LEAVES,
     LEAVES_PENDING,
     OUTBOX_WAITING,
+    OUTBOX_AGE,
+    DELIVERED,
+    SET_ASIDE,
     CONNECTIONS_OPEN,
     CONNECTIONS_ACCEPTED,
     CONNECTIONS_REFUSED,
@@ -223,7 +241,9 @@ LABEL_VALUES: Final = {
     "interaction": ", ".join(Interaction),
     "status": "1, 2, 3, 4, 5",
     "decision": ", ".join(Decision),
-    "destination": "chain, kafka, sink, peer",
+    "destination": "chain.consent, and sink.NAME for each configured sink",
+    "sink": "names of configured sinks",
+    "kind": "resource, link, consent",
     "code": "codes of alarms",
     "acknowledgement": ", ".join(Acknowledgement),
     "limit": ", ".join(Limit),

@@ -10,6 +10,7 @@ from bridge.cli.roles import Role, run_roles
 from bridge.cli.serving import (
     anchor_roles,
     check_store,
+    deliver_roles,
     listen_roles,
     metrics_roles,
     migrate_store,
@@ -22,7 +23,7 @@ from bridge.telemetry.stop import Stop
 @click.command()
 @pass_invocation
 def command(invocation: Invocation) -> None:
-    """Run every role in one process: listeners, workers, API, sequencer and anchors. Ends on SIGTERM.
+    """Run every role in one process: listeners, workers, API, sequencer, anchors and sinks. Ends on SIGTERM.
 
     \b
     Example:
@@ -36,6 +37,7 @@ def command(invocation: Invocation) -> None:
     roles: list[Role] = [
         *work_roles(deployment),
         *anchor_roles(deployment),
+        *deliver_roles(deployment),
         *listen_roles(deployment),
         *serve_roles(deployment),
         *metrics_roles(deployment),

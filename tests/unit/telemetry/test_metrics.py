@@ -38,9 +38,12 @@ FROZEN = {
     "hiebridge_messages_in_flight": ("source",),
     "hiebridge_messages_received": ("source",),
     "hiebridge_messages_stored": ("source",),
+    "hiebridge_outbox_oldest_age_seconds": ("destination",),
     "hiebridge_outbox_waiting": ("destination",),
     "hiebridge_positions": ("source", "outcome"),
     "hiebridge_request_seconds": ("interaction", "status"),
+    "hiebridge_sink_delivered": ("sink", "kind"),
+    "hiebridge_sink_set_aside": ("sink",),
     "hiebridge_stage_seconds": ("stage",),
 }
 
