@@ -42,6 +42,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "verify": "Check a proof against a trust policy.",
     "config": "Check, show and describe the configuration.",
     "keys": "Make the keys of a deployment.",
+    "mappings": "Check, test and compare mappings.",
     "token": "Make an access token for a demonstration.",
 }
 
