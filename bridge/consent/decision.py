@@ -195,37 +195,45 @@ def _answer(entry: ConsentOnFile, request: AccessRequest, policy: Policy, resour
 
 def _evaluate(rule: Rule, request: AccessRequest, policy: Policy, resource: Resource) -> bool | None:
     """What the Consent says to the request; None = nothing."""
-    if not _holds(rule.root, request, policy, resource):
-        # Outside a deny that names whom it means, OPTIN and OPTOUT say what holds; outside a permit nothing is granted.
-        return None if rule.root.permit else rule.base
-    return _most_specific(rule.root, request, policy, resource)
+    answer = _provision(rule.root, request, policy, resource)
+    if answer is not None or _holds(rule.root, request, policy, resource, sure=True):
+        return answer
+    # Outside a deny that names whom it means, OPTIN and OPTOUT say what holds; outside a permit nothing is granted.
+    return None if rule.root.permit else rule.base
 
 
-def _most_specific(provision: Provision, request: AccessRequest, policy: Policy, resource: Resource) -> bool | None:
+def _provision(provision: Provision, request: AccessRequest, policy: Policy, resource: Resource) -> bool | None:
+    """What a provision says with its exceptions, the most specific of which decide; None = nothing."""
+    if not _holds(provision, request, policy, resource):
+        return None
     answers = [
-        _most_specific(child, request, policy, resource)
-        for child in provision.exceptions
-        if _holds(child, request, policy, resource)
+        answer for child in provision.exceptions if (answer := _provision(child, request, policy, resource)) is not None
     ]
-    return all(answers) if answers else provision.permit
+    answer = all(answers) if answers else provision.permit
+    # A deny that holds only because it might mean the caller opens nothing by its exceptions, for it might not.
+    return answer if not answer or _holds(provision, request, policy, resource, sure=True) else None
 
 
-def _holds(provision: Provision, request: AccessRequest, policy: Policy, resource: Resource) -> bool:
+def _holds(
+    provision: Provision, request: AccessRequest, policy: Policy, resource: Resource, *, sure: bool = False
+) -> bool:
+    """Whether the provision covers the request; ``sure``: also where a deny is read as literally as a permit."""
+    literal = sure or provision.permit is not False
     return (
         provision.reading
         and provision.start_us <= request.time_us <= provision.end_us
-        and (not provision.actors or _actor(provision, request))
+        and (not provision.actors or _actor(provision, request, literal))
         and (not provision.purposes or _purpose(provision, request, policy))
         and (not provision.types or resource.type in provision.types)
-        and (not provision.codes or _code(provision, resource))
+        and (not provision.codes or _code(provision, resource, literal))
     )
 
 
-def _actor(provision: Provision, request: AccessRequest) -> bool:
+def _actor(provision: Provision, request: AccessRequest, literal: bool) -> bool:
     """A deny also reaches a caller of whom it cannot be told; a permit names exactly whom it permits."""
     if not request.actors.isdisjoint(provision.actors):
         return True
-    return provision.permit is False and may_mean(provision.actors, request.actors | request.aliases, request.meanings)
+    return not literal and may_mean(provision.actors, request.actors | request.aliases, request.meanings)
 
 
 def _purpose(provision: Provision, request: AccessRequest, policy: Policy) -> bool:
@@ -236,15 +244,13 @@ def _purpose(provision: Provision, request: AccessRequest, policy: Policy) -> bo
     return any(system in ("", _PURPOSE_SYSTEM) and code in meant for system, code in provision.purposes)
 
 
-def _code(provision: Provision, resource: Resource) -> bool:
+def _code(provision: Provision, resource: Resource, literal: bool) -> bool:
     look = resource.codings if provision.permit or resource.mentioned is None else resource.mentioned
     present = look()
     for wanted in provision.codes:
         if wanted in present:
             return True
         # Without a system on either side a deny takes the code for the same, a permit does not.
-        if provision.permit is False and any(
-            code == wanted.code and (not system or not wanted.system) for system, code in present
-        ):
+        if not literal and any(code == wanted.code and (not system or not wanted.system) for system, code in present):
             return True
     return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,35 @@ def test_a_deny_that_means_others_says_nothing():
     assert (
         decision(consent(provision, policyRule={"coding": [{"code": "OPTIN"}]}), policy=DENY).rule == "consent-permit"
     )
+
+
+@pytest.mark.parametrize(
+    ("provision", "rule"),
+    [
+        ({"type": "deny", "actor": actor("Group/g"), "provision": [{"type": "permit"}]}, "default-deny"),
+        ({"type": "deny", "code": [{"coding": [{"code": "hiv"}]}], "provision": [{"type": "permit"}]}, "default-deny"),
+        (
+            {
+                "type": "deny",
+                "provision": [{"type": "deny", "actor": actor("Group/g"), "provision": [{"type": "permit"}]}],
+            },
+            "consent-deny",
+        ),
+        (
+            {
+                "type": "deny",
+                "actor": actor("Group/g"),
+                "provision": [{"type": "permit", "purpose": purpose("HRESCH")}],
+            },
+            "consent-deny",
+        ),
+    ],
+)
+def test_a_deny_that_holds_in_doubt_opens_nothing_by_its_exceptions(provision, rule):
+    """Nobody knows whether the caller is in the group: the deny holds, what it leaves open to the group does not."""
+    answer = decision(consent(provision), resource=observation(Code("urn:s", "hiv")))
+
+    assert (answer.permitted, answer.rule) == (False, rule)
 
 
 def test_between_consents_a_deny_wins_and_any_permit_covers():
@@ -397,28 +427,46 @@ def test_any_provision_compiles_or_is_refused(provision):
     decide(CLINICIAN, DENY, compartments, observation())
 
 
-ACTORS = st.lists(st.sampled_from(["Organization/a", "Organization/b", "Practitioner/dr"]), max_size=2)
-PROVISIONS = st.recursive(
-    st.builds(
-        lambda kind, actors, codes: {
-            "type": kind,
-            "actor": [entry for name in actors for entry in actor(name)],
-            "purpose": purpose(*codes),
-        },
-        st.sampled_from(["permit", "deny"]),
-        ACTORS,
-        st.lists(st.sampled_from(["TREAT", "HRESCH"]), max_size=1),
-    ),
-    lambda inner: st.builds(
-        lambda outer, children: {**outer, "provision": children}, inner, st.lists(inner, max_size=2)
-    ),
-    max_leaves=5,
+ACTORS = st.lists(st.sampled_from(["Organization/a", "Organization/b", "Practitioner/dr", "Group/g"]), max_size=2)
+PLAIN = st.builds(
+    lambda kind, actors, codes: {
+        "type": kind,
+        "actor": [entry for name in actors for entry in actor(name)],
+        "purpose": purpose(*codes),
+    },
+    st.sampled_from(["permit", "deny"]),
+    ACTORS,
+    st.lists(st.sampled_from(["TREAT", "HRESCH"]), max_size=1),
 )
 
 
-@given(st.lists(PROVISIONS, max_size=3), st.sampled_from([DENY, PERMIT]))
+def provisions_of(leaves):
+    """Provisions with exceptions, not deeper than ``leaves``."""
+    return st.recursive(
+        PLAIN,
+        lambda inner: st.builds(
+            lambda outer, children: {**outer, "provision": children}, inner, st.lists(inner, max_size=2)
+        ),
+        max_leaves=leaves,
+    )
+
+
+@given(st.lists(provisions_of(5), max_size=3), st.sampled_from([DENY, PERMIT]))
 def test_one_more_deny_never_opens_anything(provisions, policy):
     """Adding an unconditional deny to any set of Consents closes the patient."""
     consents = [consent(provision) for provision in provisions]
 
     assert not decision(*consents, consent({"type": "deny"}), policy=policy).permitted
+
+
+@given(
+    st.lists(provisions_of(3), max_size=3), st.sampled_from(["permit", "deny", None]), st.sampled_from([DENY, PERMIT])
+)
+def test_doubt_never_opens_what_certainty_would_not(exceptions, outer, policy):
+    """What a caller sees while it cannot be told whether a group means it, it also sees once that surely is another."""
+    doubtful = {"type": "deny", "actor": actor("Group/g"), "provision": exceptions}
+    rule = consent({"type": outer, "provision": [doubtful]} if outer else doubtful)
+    known = {"aliases": frozenset({"urn:g|me"}), "meanings": {"Group/g": frozenset({"urn:g|other"})}}
+
+    if decision(rule, policy=policy).permitted:
+        assert decision(rule, policy=policy, request=replace(CLINICIAN, **known)).permitted
