@@ -309,7 +309,8 @@ def _finish(pending: Pending, slot: Slot, event: Event, run: Run) -> None:  # no
         pending.units.append(UnitChange(path, UnitKind.GROUP, items or CLEARED))
         pending.names.append("")
     for setting in event.sets.get(slot.name, ()):
-        _set(setting, pending, run)
+        if setting.kind is not UnitKind.FILL or all(unit.path not in setting.forms for unit in pending.units):
+            _set(setting, pending, run)
     if slot.sets:
         told = {
             unit.path.partition("#")[0] if "#" in unit.path else unit.path

@@ -1,13 +1,18 @@
-"""Writes ``mappings/hl7v2/guide`` anew: ``python -m tools.guide FOLDER`` with the folder of the guide's CSV files."""
+"""Makes everything that follows from the official guide: ``python -m tools.guide FOLDER``, its folder of CSV files.
+
+That is ``mappings/hl7v2/guide`` and the reference page that counts what is followed and lists what is left.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+from tools.guide.coverage import page
 from tools.guide.importer import HERE, make
 
 ROOT = HERE.parents[1] / "mappings" / "hl7v2" / "guide"
+PAGE = HERE.parents[1] / "docs" / "reference" / "official-guide.md"
 
 
 def main(arguments: list[str]) -> int:
@@ -29,6 +34,7 @@ def main(arguments: list[str]) -> int:
         target = ROOT / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
+    PAGE.write_text(page(Path(folders[0])), encoding="utf-8")
     return 0
 
 

@@ -15,7 +15,7 @@ HERE: Final = Path(__file__).parent
 _HEADER: Final = (
     "# Made by tools/guide from the v2-to-FHIR guide and tools/guide/decisions: change those, not this file."
 )
-_PRIMITIVE_TYPES: Final = {
+PRIMITIVE_TYPES: Final = {
     "DTM[dateTime]": "dateTime",
     "DTM[DateTime]": "dateTime",
     "TS[dateTime]": "dateTime",
@@ -55,7 +55,7 @@ _Loader.yaml_implicit_resolvers = {
 
 def type_names(folder: Path, decided: Mapping[str, Any]) -> dict[str, str]:
     """What a data type map of the guide is called in our files, by its name in small letters."""
-    found = {name.lower(): primitive for name, primitive in _PRIMITIVE_TYPES.items()}
+    found = {name.lower(): primitive for name, primitive in PRIMITIVE_TYPES.items()}
     for name in sheets.names(folder):
         if name.lower() not in found:
             found[name.lower()] = str(decided.get(name, {}).get("ours") or _own_name(name))
@@ -90,7 +90,7 @@ def make(guide: Path) -> Imported:
         drops: dict[str, list[str]] = {}
         for name, path in sheets.names(guide / folder).items():
             decision = decided.get(name, {})
-            if "ours" in decision or name in _PRIMITIVE_TYPES:
+            if "ours" in decision or "left" in decision or name in PRIMITIVE_TYPES:
                 continue
             owner, _, target = name.rstrip("]").partition("[")
             made = compile_rows(

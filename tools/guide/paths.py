@@ -44,8 +44,6 @@ def steps(target: str, owner: str) -> tuple[Step, ...]:
         if match is None:
             raise UndecidedError("no path of elements")
         name, index = match[1], match[2] or ""
-        if name == kind and not found:
-            continue
         known = element(kind, name)
         if known is None and found and name == "extension" and kind[0].islower():
             last = found[-1]
