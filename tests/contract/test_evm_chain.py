@@ -441,6 +441,60 @@ def test_an_empty_sender_is_named(anvil, tmp_path, contract) -> None:
         chain.prepare_consents([a_grant()], [])
 
 
+ODD = [None, [], "x", 7, {}, {"result": None}, {"result": "?"}, {"result": []}, {"result": {"number": None}}]
+
+
+@pytest.mark.parametrize("answer", ODD, ids=repr)
+@pytest.mark.parametrize(
+    ("method", "ask"),
+    [
+        ("eth_chainId", lambda chain, _: chain.head()),
+        ("eth_getCode", lambda chain, _: chain.head()),
+        ("eth_getBlockByNumber", lambda chain, _: chain.head()),
+        ("eth_call", lambda chain, _: chain.read_anchor(an_anchor().log)),
+        ("eth_getTransactionCount", lambda chain, prepared: chain.status(prepared)),
+    ],
+)
+def test_whatever_answers_in_the_nodes_place_ends_nothing(chain, monkeypatch, method, ask, answer) -> None:
+    """A proxy's or a starting node's answer is a chain that is away, for anchoring to wait for; no fault of ours."""
+    prepared = chain.prepare_anchors([an_anchor()], [])
+    replaced = EvmChain(chain._settings)
+    provider = replaced._rpc._provider
+    make_request = provider.make_request
+    monkeypatch.setattr(
+        provider, "make_request", lambda name, given: answer if name == method else make_request(name, given)
+    )
+
+    with pytest.raises(Unavailable):
+        ask(replaced, prepared)
+
+
+@pytest.mark.parametrize("receipt", [7, {}, {"status": "0x1"}], ids=repr)
+def test_a_receipt_that_is_none_settles_nothing(chain, monkeypatch, receipt) -> None:
+    """What is missing in it is not made up."""
+    prepared = chain.prepare_anchors([an_anchor()], [])
+    meddle(monkeypatch, chain, "eth_getTransactionReceipt", lambda _: receipt)
+
+    with pytest.raises(Unavailable):
+        chain.status(prepared)
+
+
+def test_a_receipt_without_a_block_says_nothing_yet(chain, monkeypatch) -> None:
+    """Some nodes have one for what they have not included."""
+    prepared = chain.prepare_anchors([an_anchor()], [])
+    meddle(monkeypatch, chain, "eth_getTransactionReceipt", lambda _: {"blockNumber": None, "blockHash": None})
+
+    assert chain.status(prepared).state is STATES.UNSEEN
+
+
+def test_an_error_of_null_is_none(chain, monkeypatch) -> None:
+    """Some nodes write both members."""
+    ask = chain._rpc._provider.make_request
+    monkeypatch.setattr(chain._rpc._provider, "make_request", lambda name, given: {**ask(name, given), "error": None})
+
+    assert chain.head().number >= 0
+
+
 def test_a_node_that_is_gone_is_unavailable_and_nothing_is_lost(tmp_path) -> None:
     """While the node is down nothing but Unavailable is raised; when it is back the persisted bytes arrive."""
     with anvil_service.start(block_seconds=None) as node:

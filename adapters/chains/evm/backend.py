@@ -101,7 +101,7 @@ class EvmChain:
         self.send(prepared)
         deadline = time.monotonic() + self._settings.deploy_timeout_seconds
         while time.monotonic() < deadline:
-            receipt = self._rpc.call("eth_getTransactionReceipt", "0x" + prepared.id.hex())
+            receipt = self._rpc.receipt("0x" + prepared.id.hex())
             if receipt is not None and int(receipt["status"], 16):
                 return Web3.to_checksum_address(receipt["contractAddress"])
             time.sleep(_POLL_SECONDS)
@@ -156,7 +156,7 @@ class EvmChain:
         name = "0x" + prepared.id.hex()
         # The count is read first: a submission included in between is then found by its receipt, never taken for lost.
         counted, count = self._seen(Sight.LATEST, partial(self._count, place))
-        receipt = self._rpc.call("eth_getTransactionReceipt", name)
+        receipt = self._rpc.receipt(name)
         if receipt is not None:
             block = self._rpc.block(receipt["blockNumber"])
             if block is not None and block["hash"] == receipt["blockHash"]:
@@ -281,7 +281,7 @@ class EvmChain:
     def _read(self, function: str, writer: bytes, key: bytes, block: dict[str, Any]) -> bytes:
         data = self._encode(function, Web3.to_checksum_address("0x" + writer.hex()), key)
         call = {"to": self._contract(), "data": "0x" + data.hex()}
-        answer = unhex(self._rpc.call("eth_call", call, at_block(block)))
+        answer = self._rpc.data("eth_call", call, at_block(block))
         return answer or bytes(64)  # before the contract was deployed nothing stood anywhere
 
     def _encode(self, function: str, *arguments: Any) -> bytes:
@@ -314,7 +314,7 @@ class EvmChain:
             )
         if self._settings.contract is None:
             return
-        if unhex(self._rpc.call("eth_getCode", self._contract(), "latest")) != artifact().runtime:
+        if self._rpc.data("eth_getCode", self._contract(), "latest") != artifact().runtime:
             raise Forbidden(
                 "contract-code-mismatch",
                 "the code at the configured address is not this version's contract",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from requests import RequestException
 
@@ -10,6 +11,8 @@ from bridge.errors import Unavailable
 from bridge.ledger.chain import BlockRef
 
 from .web3_family import HTTPProvider, RPCEndpoint, Web3Exception
+
+_HEX: Final = re.compile("0x[0-9a-fA-F]+")
 
 
 class Refused(Unavailable):
@@ -41,10 +44,10 @@ class Rpc:
 
         Raises:
             Refused: the node answered an error.
-            Unavailable: ``chain-unreachable``; no answer, or none that is JSON-RPC.
+            Unavailable: ``chain-unreachable``, no answer; ``chain-answer-malformed``, none that is JSON-RPC.
         """
         try:
-            response = self._provider.make_request(RPCEndpoint(method), parameters)
+            response: Any = self._provider.make_request(RPCEndpoint(method), parameters)
         except (RequestException, Web3Exception, ValueError, OSError) as error:
             self.losses += 1
             raise Unavailable(
@@ -52,22 +55,61 @@ class Rpc:
                 f"the chain's node did not answer {method}: {type(error).__name__}",
                 remedy="Check that the node runs and that chain.url is its JSON-RPC address.",
             ) from None
-        if "error" in response:
+        if not isinstance(response, dict):
+            raise self._malformed(method)
+        if response.get("error") is not None:  # some answer null beside a result
             raise Refused(method)
         return response.get("result")
 
     def number(self, method: str, *parameters: Any) -> int:
         """The result of a call that answers a quantity; raises as :meth:`call`."""
-        return int(self.call(method, *parameters), 16)
+        answer = self.call(method, *parameters)
+        if not _is_hex(answer):
+            raise self._malformed(method)
+        return int(answer, 16)
+
+    def data(self, method: str, *parameters: Any) -> bytes:
+        """The result of a call that answers bytes; raises as :meth:`call`."""
+        answer = self.call(method, *parameters)
+        if answer != "0x" and (not _is_hex(answer) or len(answer) % 2):
+            raise self._malformed(method)
+        return unhex(answer)
 
     def block(self, which: str) -> dict[str, Any] | None:
         """A block's header by tag (``latest``), number or hash (both ``0x…``); None when the node has no such block."""
         method = "eth_getBlockByHash" if len(which) == 66 else "eth_getBlockByNumber"
         try:
-            found: dict[str, Any] | None = self.call(method, which, False)
+            found = self.call(method, which, False)
         except Refused:  # some nodes refuse a tag that points nowhere yet
             return None
+        return self._members(method, found, "number", "hash", "timestamp")
+
+    def receipt(self, transaction: str) -> dict[str, Any] | None:
+        """The receipt of a transaction (``0x…``); None where it stands in no block, as far as the node knows."""
+        method = "eth_getTransactionReceipt"
+        found = self.call(method, transaction)
+        if isinstance(found, dict) and found.get("blockNumber", "") is None:
+            return None  # some nodes have one, without a block, for what is not included yet
+        return self._members(method, found, "blockNumber", "blockHash", "status")
+
+    def _members(self, method: str, found: Any, *needed: str) -> dict[str, Any] | None:
+        if found is None:
+            return None
+        if not isinstance(found, dict) or not all(_is_hex(found.get(name)) for name in needed):
+            raise self._malformed(method)
         return found
+
+    def _malformed(self, method: str) -> Unavailable:
+        self.losses += 1
+        return Unavailable(
+            "chain-answer-malformed",
+            f"the chain's node, or what stands before it, answered {method} with something else",
+            remedy="Check that chain.url is the JSON-RPC address of a node.",
+        )
+
+
+def _is_hex(answer: Any) -> bool:
+    return isinstance(answer, str) and _HEX.fullmatch(answer) is not None
 
 
 def block_ref(block: dict[str, Any]) -> BlockRef:

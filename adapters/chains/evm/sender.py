@@ -105,7 +105,7 @@ class Sender:
             raise Unavailable(
                 "chain-unreachable", "the chain's node has no latest block yet", remedy="Let it catch up."
             )
-        if "baseFeePerGas" in block:
+        if block.get("baseFeePerGas") is not None:
             try:
                 tip = rpc.number("eth_maxPriorityFeePerGas")
             except Refused:
