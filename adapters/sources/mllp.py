@@ -1,13 +1,15 @@
 """An MLLP listener: HL7 v2 over TCP, acknowledged once durable.
 
-Source: HL7 "Transport Specification: MLLP, Release 1"; HL7 v2.9 chapter 2.9.2 (original mode).
+Source: HL7 "Transport Specification: MLLP, Release 1"; HL7 v2.9 chapter 2.9.2 (original mode), 2.9.3 (enhanced mode).
 
 What the sender is told:
 
-- AA: the message is durable here. It says nothing of its content.
-- AR: it can never be accepted (no HL7 v2 header, too large, refused by the intake): sending it again is of no use.
-- Nothing, and the connection is closed: it could not be stored; send it again. Most senders skip a message after AE, so
-  AE is never sent.
+- AA, in enhanced mode CA: the message is durable here. It says nothing of its content.
+- AR, in enhanced mode CR: it can never be accepted (no HL7 v2 header, too large, refused by the intake): sending it again is
+  of no use.
+- Nothing, and the connection goes on: in enhanced mode, where MSH-15 does not ask for that answer.
+- Nothing, and the connection is closed: it could not be stored; send it again. Most senders skip a message after AE or CE,
+  so neither is ever sent.
 
 Messages of one connection are taken one after the other, in order. A frame that breaks the rules harms no other: bytes between
 frames and halves of messages are left out, and reported by their number only.
@@ -21,6 +23,7 @@ import secrets
 import ssl
 import time
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -30,9 +33,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from bridge.config.adapters import AdapterSpec
 from bridge.config.secrets import SecretRef
 from bridge.errors import BridgeError, Incorrect, Unavailable
-from bridge.hl7v2.message import read_msh, without_framing
-from bridge.hl7v2.mllp import KEPT_OF_TOO_LARGE, Frame, FrameReader, Stray, frame
-from bridge.hl7v2.write import AckCode, AckError, acknowledge
+from bridge.hl7v2.acknowledge import AckCode, AckError, Asked, ack_error, acknowledge, read_asked
+from bridge.hl7v2.mllp import Frame, FrameReader, Stray, frame
+from bridge.hl7v2.repeats import Answered, Repeats, digest_of, sender_key
 from bridge.pipeline.ports import ContentKind, Intake, RawMessage
 from bridge.telemetry import metrics
 from bridge.telemetry.failpoints import failpoint
@@ -43,8 +46,6 @@ _log = structlog.get_logger(__name__)
 _CHUNK: Final = 65_536
 _MAX_STRAY_BYTES: Final = 65_536
 _AFTER_FS_SECONDS: Final = 1.0
-_HL7_CODES: Final = {"not-hl7": ("100", "Segment sequence error"), "msh-truncated": ("101", "Required field missing")}
-_APPLICATION_ERROR: Final = ("207", "Application error")
 
 _PROCESS: Final = secrets.token_hex(4).upper()
 _answers: Final = itertools.count(1)
@@ -80,6 +81,40 @@ class MllpTls(BaseModel):
         return context
 
 
+class AckMode(StrEnum):
+    """Which rules of acknowledgement hold on a port."""
+
+    AS_ASKED = "as-asked"  # enhanced mode where MSH-15 or MSH-16 is valued, else original mode
+    ORIGINAL = "original"
+
+
+class OtherContent(StrEnum):
+    """What becomes of a message whose control id stood on another one."""
+
+    ACCEPT = "accept"
+    REJECT = "reject"
+
+
+class RepeatSettings(BaseModel):
+    """Messages that come again, known by sending application, facility, control id and their bytes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    remember_messages: int = Field(
+        default=10_000, ge=0, description="How many accepted messages are remembered, in memory; 0 = none."
+    )
+    answer_again_seconds: float = Field(
+        default=60,
+        ge=0,
+        description="How long the same bytes get the same acknowledgement without being stored again; later they are stored "
+        "again, and without effect.",
+    )
+    other_content: OtherContent = Field(
+        default=OtherContent.ACCEPT,
+        description="A remembered control id on other bytes: `accept` = a message like any other, `reject` = AR, in enhanced "
+        "mode CR.",
+    )
+
+
 class MllpSettings(BaseModel):
     """A TCP port that takes HL7 v2 messages by MLLP."""
 
@@ -106,6 +141,12 @@ class MllpSettings(BaseModel):
     stop_timeout_seconds: float = Field(
         default=5, ge=0, description="How long a message may take to finish once stopping was asked for."
     )
+    acknowledgement_mode: AckMode = Field(
+        default=AckMode.AS_ASKED,
+        description="`as-asked`: enhanced mode for messages with MSH-15 or MSH-16, which then say what is answered, original "
+        "mode for others. `original`: every message is answered with AA or AR.",
+    )
+    repeats: RepeatSettings = Field(default=RepeatSettings(), description="Messages that come again.")
 
 
 class _Counts:
@@ -117,9 +158,15 @@ class _Counts:
         self.refused = metrics.CONNECTIONS_REFUSED.labels(name)
         self.messages = metrics.LISTENER_MESSAGES.labels(name)
         self.bytes = metrics.LISTENER_BYTES.labels(name)
-        self.accepted = metrics.ACKNOWLEDGEMENTS.labels(name, metrics.Acknowledgement.ACCEPTED)
-        self.rejected = metrics.ACKNOWLEDGEMENTS.labels(name, metrics.Acknowledgement.REJECTED)
-        self.unanswered = metrics.ACKNOWLEDGEMENTS.labels(name, metrics.Acknowledgement.NONE)
+        told = metrics.Acknowledgement
+        self.unanswered = metrics.ACKNOWLEDGEMENTS.labels(name, told.NONE)
+        self.answered = {
+            AckCode.ACCEPT: metrics.ACKNOWLEDGEMENTS.labels(name, told.ACCEPTED),
+            AckCode.REJECT: metrics.ACKNOWLEDGEMENTS.labels(name, told.REJECTED),
+            AckCode.COMMIT_ACCEPT: metrics.ACKNOWLEDGEMENTS.labels(name, told.COMMIT_ACCEPTED),
+            AckCode.COMMIT_REJECT: metrics.ACKNOWLEDGEMENTS.labels(name, told.COMMIT_REJECTED),
+            None: metrics.ACKNOWLEDGEMENTS.labels(name, told.NOT_ASKED),
+        }
         self.too_large = metrics.OVER_LIMIT.labels(name, metrics.Limit.SIZE)
         self.too_slow = metrics.OVER_LIMIT.labels(name, metrics.Limit.TIME)
 
@@ -132,6 +179,7 @@ class MllpListener:
         self._counts = _Counts(name)
         self._settings = settings
         self._bound: asyncio.Event = asyncio.Event()
+        self._repeats = Repeats(settings.repeats.remember_messages, settings.repeats.answer_again_seconds)
         self._connections: dict[_Connection, asyncio.Task[None]] = {}
         self.port = settings.port
 
@@ -151,7 +199,7 @@ class MllpListener:
         tls = settings.tls.context() if settings.tls else None
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            connection = _Connection(self.name, settings, intake, stop, reader, writer, self._counts)
+            connection = _Connection(self.name, settings, intake, stop, reader, writer, self._counts, self._repeats)
             task = asyncio.current_task()
             assert task is not None
             if len(self._connections) >= settings.max_connections or stop.is_set:
@@ -218,6 +266,7 @@ class _Connection:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         counts: _Counts,
+        repeats: Repeats,
     ) -> None:
         self._listener = listener
         self._settings = settings
@@ -226,6 +275,7 @@ class _Connection:
         self._reader = reader
         self._writer = writer
         self._counts = counts
+        self._repeats = repeats
         self._frames = FrameReader(settings.max_message_bytes)
         self._loop = asyncio.get_running_loop()
         self._quiet_since = self._loop.time()
@@ -296,7 +346,7 @@ class _Connection:
         self._counts.messages.inc()
         self._counts.bytes.inc(found.size)
         try:
-            error = await self._refusal(found)
+            answered = await self._answered(found)
             failpoint("mllp.before-acknowledge")
         except asyncio.CancelledError:
             self._counts.unanswered.inc()
@@ -306,28 +356,52 @@ class _Connection:
             self._report("mllp-not-stored", code=code)
             self._counts.unanswered.inc()
             return False
-        answer = acknowledge(
-            found.content,
-            AckCode.ACCEPT if error is None else AckCode.REJECT,
-            control_id=f"{_PROCESS}{next(_answers)}",
-            now=datetime.now(UTC),
-            error=error,
-        )
-        self._writer.write(frame(answer))
-        (self._counts.accepted if error is None else self._counts.rejected).inc()
-        async with asyncio.timeout(self._settings.read_timeout_seconds):
-            await self._writer.drain()
+        self._counts.answered[answered.code].inc()
+        if answered.answer:
+            self._writer.write(frame(answered.answer))
+            async with asyncio.timeout(self._settings.read_timeout_seconds):
+                await self._writer.drain()
         self._quiet_since = self._loop.time()
         return True
 
-    async def _refusal(self, found: Frame) -> AckError | None:
-        """Hands the message to the intake; answers why it can never be accepted, or None once it is durable."""
-        code = "message-too-large" if found.too_large else ""
-        if code:
+    async def _answered(self, found: Frame) -> Answered:
+        """Hands the message to the intake unless it has come before or can never be accepted; answers what to tell."""
+        asked, now = read_asked(found.content), self._loop.time()
+        key = None if found.too_large else sender_key(asked)
+        digest = digest_of(found.content) if key else b""
+        if key and (before := self._repeats.same(key, digest, now)):
+            return before
+        error = await self._refusal(found, asked, reused=key is not None and self._repeats.other(key, digest))
+        code = self._code(asked, refused=error is not None)
+        answer = b""
+        if code is not None:
+            control_id = f"{_PROCESS}{next(_answers)}"
+            answer = acknowledge(asked, code, control_id=control_id, now=datetime.now(UTC), error=error)
+        answered = Answered(digest, now, code, answer)
+        if key and error is None:
+            self._repeats.keep(key, answered)
+        return answered
+
+    def _code(self, asked: Asked, *, refused: bool) -> AckCode | None:
+        """MSA-1 for a message that is durable or refused; None where the sender does not want to hear that."""
+        if self._settings.acknowledgement_mode is AckMode.ORIGINAL or not asked.enhanced:
+            return AckCode.REJECT if refused else AckCode.ACCEPT
+        if not asked.accept.wants(success=not refused):
+            return None
+        return AckCode.COMMIT_REJECT if refused else AckCode.COMMIT_ACCEPT
+
+    async def _refusal(self, found: Frame, asked: Asked, *, reused: bool) -> AckError | None:
+        """Why the message can never be accepted; None once it is durable."""
+        code = ""
+        if found.too_large:
+            code = "message-too-large"
             self._counts.too_large.inc()
-        if not code:
+        elif asked.refusal is not None:
+            code = asked.refusal.code
+        elif reused and self._settings.repeats.other_content is OtherContent.REJECT:
+            code = "control-id-reused"
+        else:
             try:
-                read_msh(without_framing(found.content[:KEPT_OF_TOO_LARGE]))
                 await self._intake.accept(
                     RawMessage(self._listener, found.content, ContentKind.HL7V2, received_us=time.time_ns() // 1000)
                 )
@@ -336,7 +410,7 @@ class _Connection:
         if not code:
             return None
         self._report("mllp-message-refused", code=code, bytes=found.size)
-        return AckError(code, *_HL7_CODES.get(code, _APPLICATION_ERROR))
+        return ack_error(code)
 
     def _report(self, event: str, **facts: object) -> None:
         _log.warning(event, listener=self._listener, **facts)

@@ -1,24 +1,19 @@
-"""Writes HL7 v2 in the ER7 encoding: fields, segments, messages and acknowledgements.
+"""Writes HL7 v2 in the ER7 encoding: fields, segments, messages.
 
-Source: HL7 v2.9 chapter 2.6 and 2.7 (encoding and escaping), 2.9.2 (original mode acknowledgement), 2.14.1 (ACK), 2.14.8
-(MSA), 2.14.5 (ERR), table 0008 (acknowledgement code), table 0357 (error code).
+Source: HL7 v2.9 chapter 2.6 and 2.7 (encoding and escaping).
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from bridge.errors import BridgeError
-from bridge.hl7v2.charset import decode, decode_wide, encode
-from bridge.hl7v2.message import DEFAULT_DELIMITERS, NULL, Delimiters, Message, Null, read_msh, without_framing
+from bridge.hl7v2.charset import encode
+from bridge.hl7v2.message import DEFAULT_DELIMITERS, NULL, Delimiters, Message, Null
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from datetime import datetime
 
 Value: TypeAlias = str | Null | None
 Component: TypeAlias = "Value | tuple[Value, ...]"
@@ -65,12 +60,12 @@ def write_field(field: Field, delimiters: Delimiters = DEFAULT_DELIMITERS) -> st
         return delimiters.repetition.join([write_field(repetition, delimiters) for repetition in field])
     if isinstance(field, tuple):
         components = [
-            _joined([_value(part, delimiters) for part in component], delimiters.subcomponent)
+            joined([_value(part, delimiters) for part in component], delimiters.subcomponent)
             if isinstance(component, tuple)
             else _value(component, delimiters)
             for component in field
         ]
-        return _joined(components, delimiters.component)
+        return joined(components, delimiters.component)
     return _value(field, delimiters)
 
 
@@ -80,7 +75,8 @@ def _value(value: Value, delimiters: Delimiters) -> str:
     return '""' if value is NULL else escape(value, delimiters)
 
 
-def _joined(parts: list[str], delimiter: str) -> str:
+def joined(parts: list[str], delimiter: str) -> str:
+    """Written parts with a delimiter between them; empty ones at the end are left out, of ``parts`` too."""
     while parts and not parts[-1]:
         parts.pop()
     return delimiter.join(parts)
@@ -91,7 +87,7 @@ def write_segment(name: str, fields: Sequence[Field], delimiters: Delimiters = D
     written = [write_field(field, delimiters) for field in fields]
     if name == "MSH":
         written.insert(0, delimiters.encoding_characters)
-    return _joined([name, *written], delimiters.field)
+    return joined([name, *written], delimiters.field)
 
 
 def write_message(segments: Iterable[str], charset: str = "UTF-8") -> bytes:
@@ -110,103 +106,3 @@ def write(message: Message) -> bytes:
     if message.charset.endswith("ISO-2022"):
         replacements[0x1B] = f"{mark}X1B{mark}"
     return write_message([segment.text.translate(replacements) for segment in message.segments], message.charset)
-
-
-class AckCode(StrEnum):
-    """Table 0008, original mode."""
-
-    ACCEPT = "AA"
-    ERROR = "AE"
-    REJECT = "AR"
-
-
-@dataclass(frozen=True, slots=True)
-class AckError:
-    """What an acknowledgement says of a refusal.
-
-    Attributes:
-        code: kebab-case cause, without health data.
-        hl7_code: table 0357; 207 = application error.
-        text: table 0357's words for it.
-    """
-
-    code: str
-    hl7_code: str = "207"
-    text: str = "Application error"
-
-
-def acknowledge(
-    raw: bytes,
-    code: AckCode,
-    *,
-    control_id: str,
-    now: datetime,
-    error: AckError | None = None,
-) -> bytes:
-    """An original mode acknowledgement of ``raw``, which need not be readable: what its header holds is echoed.
-
-    Applications and facilities are swapped; version, processing id, event (from 2.3.1) and control id echoed as they were
-    written, in the sender's delimiters and encoding. A header that cannot be read gives default delimiters, version 2.5.1 and an empty
-    MSA-2.
-
-    Args:
-        raw: what was received, or as much of its beginning as was kept.
-        code: MSA-1.
-        control_id: MSH-10 of the acknowledgement.
-        now: MSH-7, aware.
-        error: for ERR (and MSA-3 before 2.7).
-    """
-    delimiters, charset, fields = _header_fields(raw)
-
-    def echoed(number: int, default: str = "") -> str:
-        return fields[number] if number < len(fields) and fields[number] else default
-
-    version = echoed(12, "2.5.1")
-    number = _version_number(version)
-    component = delimiters.component
-    event = echoed(9).partition(component)[2].partition(component)[0]
-    kind = component.join(("ACK", event, "ACK")) if event and number >= (2, 3, 1) else "ACK"
-    msh = ["MSH", delimiters.encoding_characters, echoed(5), echoed(6), echoed(3), echoed(4)]
-    msh += [now.strftime("%Y%m%d%H%M%S%z"), "", kind, escape(control_id, delimiters), echoed(11, "P"), version]
-    if charset != "US-ASCII" and echoed(18):
-        msh += ["", "", "", "", "", echoed(18)]
-    msa = ["MSA", code.value, echoed(10)]
-    segments = [msh, msa]
-    if error is not None:
-        if number < (2, 7):
-            msa.append(escape(error.code, delimiters))
-        segments.append(_err(error, number, delimiters))
-    return write_message([_joined(segment, delimiters.field) for segment in segments], charset)
-
-
-def _err(error: AckError, version: tuple[int, ...], delimiters: Delimiters) -> list[str]:
-    if version >= (2, 5):
-        condition = write_field((error.hl7_code, error.text, "HL70357"), delimiters)
-        return ["ERR", "", "", condition, "E", "", "", "", escape(error.code, delimiters)]
-    return ["ERR", write_field((None, None, None, (error.hl7_code, error.text, "HL70357")), delimiters)]
-
-
-_CONTROLS: Final = dict.fromkeys(range(0x20))
-_KEPT: Final = 16_384  # no real MSH is longer
-
-
-def _header_fields(raw: bytes) -> tuple[Delimiters, str, list[str]]:
-    """Delimiters, encoding and raw MSH fields by HL7's number, of whatever can be read."""
-    head = without_framing(raw[:_KEPT])
-    try:
-        delimiters, declared = read_msh(head)
-    except BridgeError:
-        return DEFAULT_DELIMITERS, "US-ASCII", []
-    line = re.split(rb"[\r\n]", head, maxsplit=1)[0]
-    wide = decode_wide(raw[:_KEPT], strict=False)
-    try:
-        text, charset, _ = decode(line, "UTF-8" if wide else declared, delimiters.escape.encode("latin-1"))
-    except BridgeError:
-        text, charset = line.decode("latin-1"), "ISO-8859-1"
-    fields = ["MSH", delimiters.field, *text.translate(_CONTROLS).split(delimiters.field)[1:]]
-    return delimiters, wide[1] if wide else charset, fields
-
-
-def _version_number(version: str) -> tuple[int, ...]:
-    digits = re.match(r"[0-9]{1,3}(?:\.[0-9]{1,3}){0,2}", version)
-    return tuple(map(int, digits[0].split("."))) if digits else (2, 5, 1)

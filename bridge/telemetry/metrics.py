@@ -64,6 +64,9 @@ class Acknowledgement(StrEnum):
 
     ACCEPTED = "AA"
     REJECTED = "AR"
+    COMMIT_ACCEPTED = "CA"
+    COMMIT_REJECTED = "CR"
+    NOT_ASKED = "not-asked"  # durable or refused, and the sender wants no answer
     NONE = "none"  # not stored: the connection was closed without a word
 
 

@@ -180,6 +180,110 @@ def test_a_refusal_by_the_intake_is_a_rejection():
     run(scenario)
 
 
+def enhanced(number: int, accept: bytes, application: bytes = b"NE") -> bytes:
+    return message(number).replace(b"|2.5.1\r", b"|2.5.1|||%s|%s\r" % (accept, application))
+
+
+@pytest.mark.parametrize(
+    ("asked", "durable", "refused"),
+    [(b"AL", "CA", "CR"), (b"SU", "CA", None), (b"ER", None, "CR"), (b"NE", None, None), (b"", None, None)],
+)
+def test_enhanced_mode_answers_what_is_asked_for(asked, durable, refused):
+    """CA once durable, CR for what never can be accepted, each only if MSH-15 wants it; silence harms nothing behind it."""
+
+    async def scenario():
+        intake = MemoryIntake()
+        async with listening(intake) as (port, _, _):
+            accepted = await exchange(port, frame(enhanced(1, asked, b"AL")) + frame(message(2)))
+            intake.failures = [Incorrect("never", "x")]
+            rejected = await exchange(port, frame(enhanced(3, asked, b"AL")) + frame(message(4)))
+
+        assert codes(accepted) == [*([(durable, "1")] if durable else []), ("AA", "2")]
+        assert codes(rejected) == [*([(refused, "3")] if refused else []), ("AA", "4")]
+        assert intake.contents == [enhanced(1, asked, b"AL"), message(2), message(4)]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("asked", [b"AL", b"NE"])
+def test_in_enhanced_mode_too_a_storage_failure_is_silence_and_a_closed_connection(asked):
+    """Also where no answer is wanted: the sender learns from the connection that it must send again."""
+
+    async def scenario():
+        intake = MemoryIntake(Unavailable("down", "x"))
+        async with listening(intake) as (port, _, _):
+            assert await exchange(port, frame(enhanced(1, asked)) + frame(message(2)), answers=2) == []
+
+        assert intake.kept == []
+
+    run(scenario)
+
+
+def test_a_port_can_keep_to_original_mode():
+    """For senders that fill MSH-15 and MSH-16 and wait for AA."""
+
+    async def scenario():
+        async with listening(MemoryIntake(), acknowledgement_mode="original") as (port, _, _):
+            answers = await exchange(port, frame(enhanced(1, b"NE", b"AL")), frame(enhanced(2, b"AL")), answers=2)
+
+        assert codes(answers) == [("AA", "1"), ("AA", "2")]
+
+    run(scenario)
+
+
+def test_the_same_message_again_gets_the_same_acknowledgement_and_is_stored_once():
+    """Byte for byte, on another connection too; what was not stored, or was refused, is tried anew."""
+
+    async def scenario():
+        intake = MemoryIntake(Unavailable("down", "x"), Incorrect("never", "x"))
+        async with listening(intake) as (port, _, _):
+            lost = await exchange(port, frame(message(1)), answers=1)
+            refused = await exchange(port, frame(message(1)), answers=1)
+            first, again = await exchange(port, frame(message(1)), frame(message(1)), answers=2)
+            (elsewhere,) = await exchange(port, frame(message(1)), answers=1)
+
+        assert (lost, codes(refused)) == ([], [("AR", "1")])
+        assert first == again == elsewhere
+        assert codes([first]) == [("AA", "1")]
+        assert intake.contents == [message(1)]
+
+    run(scenario)
+
+
+def test_after_a_while_the_same_message_is_stored_again():
+    """A sender that repeats on purpose, once a cause was mended here, is heard."""
+
+    async def scenario():
+        intake = MemoryIntake()
+        async with listening(intake, repeats={"answer_again_seconds": 0}) as (port, _, _):
+            answers = await exchange(port, frame(message(1)), frame(message(1)), answers=2)
+
+        assert codes(answers) == [("AA", "1"), ("AA", "1")]
+        assert intake.contents == [message(1)] * 2
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("policy", "code"), [("accept", "AA"), ("reject", "AR")])
+def test_a_control_id_on_other_bytes_is_dealt_with_by_policy(policy, code):
+    """Taken like any other, or refused with the place of the control id; another sender's same id is no matter."""
+    other, elsewhere = message(1, b"Roe"), message(1).replace(b"NORTH", b"SOUTH")
+
+    async def scenario():
+        intake = MemoryIntake()
+        async with listening(intake, repeats={"other_content": policy}) as (port, _, _):
+            answers = await exchange(port, *map(frame, (message(1), other, elsewhere)), answers=3)
+
+        assert codes(answers) == [("AA", "1"), (code, "1"), ("AA", "1")]
+        assert intake.contents == [message(1), *([other] if policy == "accept" else []), elsewhere]
+        if policy == "reject":
+            err = parse(answers[1]).segment("ERR")
+            assert [err.get(2, n) for n in (1, 2, 3)] == ["MSH", "1", "10"]
+            assert (err.get(3), err.get(8)) == ("205", "control-id-reused")
+
+    run(scenario)
+
+
 def test_content_is_the_pipelines_business():
     """NUL, unknown events, broken segments: durable means AA; the bytes arrive unchanged."""
 
@@ -411,7 +515,7 @@ asyncio.run(main())
 
 
 def test_the_recorded_hospital_is_accepted():
-    """A part of simhospital's recording over one connection: every message AA, every byte kept."""
+    """A part of simhospital's recording over one connection: every message CA, as its MSH-15 asks, every byte kept."""
     raw = reference_data("hl7v2", "google-simhospital", "messages.out").read_bytes()
     messages = split_messages(raw)[:200]
 
@@ -420,7 +524,7 @@ def test_the_recorded_hospital_is_accepted():
         async with listening(intake) as (port, _, _), MllpSender("127.0.0.1", port) as sender:
             answers = [await sender.send(one) for one in messages]
 
-        assert {answer.code for answer in answers} == {"AA"}
+        assert {answer.code for answer in answers} == {"CA"}
         assert [answer.control_id for answer in answers] == [parse(one).header.control_id for one in messages]
         assert intake.contents == messages
 

@@ -12,11 +12,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bridge.errors import BridgeError, Category
+from bridge.hl7v2.acknowledge import AckCode, AckError, acknowledge, read_asked
 from bridge.hl7v2.batch import split_messages
 from bridge.hl7v2.delimiters import PUNCTUATION, Delimiters, unescape
 from bridge.hl7v2.message import NULL, Message, parse, valued_elements
 from bridge.hl7v2.times import parse_time, parse_time_of_day
-from bridge.hl7v2.write import AckCode, AckError, acknowledge, escape, write, write_message, write_segment
+from bridge.hl7v2.write import escape, write, write_message, write_segment
 
 NOW = datetime(2026, 2, 28, tzinfo=UTC)
 HEADER = b"MSH|^~\\&|A|B|C|D|2026||ADT^A01|7|P|2.5"
@@ -201,7 +202,7 @@ def test_written_values_are_read_at_their_positions(delimiters, fields):
 @given(st.one_of(st.binary(), LIKE_A_MESSAGE), st.sampled_from(AckCode))
 def test_anything_can_be_acknowledged(raw, code):
     """The acknowledgement of any bytes at all is one readable message, which answers with the code it was given."""
-    written = acknowledge(raw, code, control_id="A1", now=NOW, error=AckError("not-hl7"))
+    written = acknowledge(read_asked(raw), code, control_id="A1", now=NOW, error=AckError("not-hl7"))
     # An echoed MSH-18 that this reader knows not, or that the echoed bytes belie, is the sender's own.
     answer = parse(written, charset="8859/1")
 

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 import pytest
 
 from bridge.errors import BridgeError, Category
+from bridge.hl7v2.acknowledge import AckCode, acknowledge, read_asked
 from bridge.hl7v2.batch import read_batch
 from bridge.hl7v2.message import NULL, Limits, parse, unescape, valued_elements
 from bridge.hl7v2.mllp import FrameReader, frame
-from bridge.hl7v2.write import AckCode, acknowledge, write
+from bridge.hl7v2.write import write
 from tests.reference import reference_data
 
 NOW = datetime(2026, 2, 28, tzinfo=UTC)
@@ -64,7 +65,7 @@ def mutated(source: random.Random, seeds: list[bytes]) -> bytes:
 
 def use(raw: bytes) -> str:
     """Everything that is done with a message; the code of its refusal, or ``read``."""
-    acknowledge(raw[:16_384], AckCode.REJECT, control_id="1", now=NOW)
+    acknowledge(read_asked(raw[:16_384]), AckCode.REJECT, control_id="1", now=NOW)
     try:
         parts = read_batch(raw).messages
         message = parse(raw)
