@@ -20,7 +20,10 @@ def commands(
     command: click.Command = hiebridge, name: str = "hiebridge", parent: click.Context | None = None
 ) -> Iterator[tuple[str, click.Command, str]]:
     """Full name, command and help text of every command, groups before their members; imports them all."""
-    settings = {"terminal_width": 100, **command.context_settings}  # as a call has them: click keeps the first help option
+    settings = {
+        "terminal_width": 100,
+        **command.context_settings,
+    }  # as a call has them: click keeps the first help option
     with click.Context(command, info_name=name.rpartition(" ")[2], parent=parent, **settings) as context:
         yield name, command, command.get_help(context)
         if isinstance(command, click.Group):

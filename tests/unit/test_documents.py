@@ -8,11 +8,14 @@ from functools import cache
 import pytest
 import yaml
 
+from bridge.cli.cases import run_cases
 from bridge.cli.composition import check_everything
 from bridge.config.checking import try_check
 from bridge.config.document import read_document
-from bridge.config.load import load_settings
+from bridge.config.load import load_settings, mappings_root
 from bridge.config.site import Site
+from bridge.mapping.rules import load_rules
+from bridge.mapping.workbench.cases import CASES
 from tests.reference import ROOT
 
 PAGES = sorted([*(ROOT / "docs" / "tutorial").glob("*.md"), *(ROOT / "docs" / "how-to").glob("*.md")])
@@ -33,7 +36,13 @@ def _first_configuration() -> dict:
 
 @pytest.mark.parametrize(("name", "added", "text"), BLOCKS)
 def test_a_shown_file_is_accepted(name, added, text, tmp_path):
-    """Configurations (added to the tutorial's where the page says so) and site files have no unknown or wrong setting."""
+    """Configurations (added to the tutorial's where the page says so) and site files have no unknown or wrong setting; cases pass."""
+    if name.startswith("cases/"):
+        path = tmp_path.joinpath(*CASES, "shown.yaml")
+        path.parent.mkdir(parents=True)
+        path.write_text(text, encoding="utf-8")
+        assert run_cases(tmp_path, load_rules(mappings_root()), update=False, junit=None) == 0
+        return
     if name.startswith("sites/"):
         (tmp_path / "site.yaml").write_text(text, encoding="utf-8")
         assert try_check(Site, read_document(tmp_path / "site.yaml"))[1] == []

@@ -11,6 +11,7 @@ import click
 from bridge.cli.errors import CHECK_FAILED
 from bridge.config.load import mappings_root
 from bridge.errors import Incorrect
+from bridge.mapping.rules import load_rules
 from bridge.mapping.workbench.findings import Finding, Severity, as_json, as_sarif
 from bridge.mapping.workbench.lint import lint as findings_of
 from bridge.mapping.workbench.sources import shown
@@ -83,6 +84,26 @@ def lint(path: Path | None, style: str, fail_on: str, ignore: tuple[str, ...]) -
         click.echo(f"{errors} errors, {len(found) - errors} warnings", err=True)
     bad = [one for one in found if one.severity is Severity.ERROR or fail_on == Severity.WARNING]
     return CHECK_FAILED if bad else 0
+
+
+@command.command("test")
+@click.argument("path", type=click.Path(path_type=Path), required=False)
+@click.option("--update", is_flag=True, help="Write what is into the cases that fail, in place of what they expect.")
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="File for the answers as JUnit XML.")
+def test_command(path: Path | None, update: bool, junit: Path | None) -> int:
+    """Run the test cases that stand beside mappings, in hl7v2/cases.
+
+    PATH is a folder of mappings, or of overlays, which are then tested on top of the built-in mappings; without it the
+    built-in cases are run. Exit code 1 if a case failed, also with --update: look at what it wrote before you keep it.
+
+    \b
+    Example:
+      $ hiebridge mappings test overlay/ --junit cases.xml
+    """  # noqa: D301 - click's mark
+    from bridge.cli.cases import run_cases  # noqa: PLC0415 - FHIRPath takes a while to load
+
+    root, overlays = rooted(path) if path is not None else (mappings_root(), ())
+    return run_cases(overlays[0] if overlays else root, load_rules(root, overlays), update=update, junit=junit)
 
 
 def _ours(finding: Finding, folder: str) -> bool:

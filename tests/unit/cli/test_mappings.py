@@ -66,3 +66,82 @@ def test_lint_of_the_built_in_mappings_finds_no_error(capsys):
     """What it finds are warnings, and a caller says whether they count."""
     assert run(["mappings", "lint", "--fail-on", "error"]) == 0
     assert capsys.readouterr().err.startswith("0 errors, ")
+
+
+CASES = """\
+site: ../north.yaml
+cases:
+  named:
+    message: |
+      MSH|^~\\&|N|N|HIE|HIE|20240110185142+0000||ADT^A04^ADT_A01|C1|P|2.5.1
+      EVN|A04|20240110185141+0000
+      PID|1||Q1^^^NORTH^MR||Ash^Ida||19700102|F
+      PV1|1|O
+    expect:
+      Patient.gender: female  # by table 0001
+      Patient.identifier.system: urn:test:north
+  unnamed:
+    site: queensbridge
+    message: MSH|^~\\&|QB-EPR|QBH|HIE|HIE|20240110185142+0000||ADT^A99^ADT_A01|C1|P|2.5.1
+    refused: unknown-event
+"""
+SITE = """\
+site: north
+organization: {name: North, identifier: {system: "urn:test:organizations", value: north}}
+authorities: [{name: NORTH, system: "urn:test:north", use: record}]
+events: {allow: [ADT^A04]}
+"""
+
+
+@pytest.fixture
+def cases(overlay):
+    """Two cases that pass, beside an overlay that changes nothing."""
+    overlay.unlink()
+    folder = overlay.parents[2]
+    (folder / "north.yaml").write_text(SITE)
+    path = folder / "cases" / "c.yaml"
+    path.parent.mkdir()
+    path.write_text(CASES)
+    return path
+
+
+def test_cases_pass_or_tell_the_difference(cases, capsys):
+    """At their sites, by name or by a file beside them."""
+    assert run(["mappings", "test", "mine"]) == 0
+    assert capsys.readouterr().err == "2 cases: 2 as expected, 0 not\n"
+
+    cases.write_text(CASES.replace(": female", ": male").replace("unknown-event", "other"))
+    assert run(["mappings", "test", "mine", "--junit", "out.xml"]) == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "mine/hl7v2/cases/c.yaml:3:3: named",
+        "  mine/hl7v2/cases/c.yaml:10:7: Patient.gender",
+        '    - "male"',
+        '    + "female"',
+        "mine/hl7v2/cases/c.yaml:12:3: unnamed",
+        "  mine/hl7v2/cases/c.yaml:15:5: refused",
+        '    - "other"',
+        '    + "unknown-event"',
+    ]
+    assert err == "2 cases: 0 as expected, 2 not\n"
+    assert b'failures="2"' in (cases.parents[3] / "out.xml").read_bytes()
+
+
+def test_an_update_makes_cases_pass(cases, capsys):
+    """It still says that they failed: somebody has to look."""
+    cases.write_text(CASES.replace(": female", ": male").replace("unknown-event", "other"))
+
+    assert run(["mappings", "test", "mine", "--update"]) == 1
+    assert run(["mappings", "test", "mine"]) == 0
+    assert cases.read_text() == CASES.replace(": female", ': "female"').replace("unknown-event", '"unknown-event"')
+
+
+def test_a_folder_without_cases_says_so(overlay, capsys):
+    """Nothing tested is no success."""
+    assert run(["mappings", "test", "mine", "--update"]) == 2
+
+
+def test_the_built_in_cases_pass(capsys):
+    """Those that stand beside the built-in mappings."""
+    assert run(["mappings", "test"]) == 0
+    assert not capsys.readouterr().out
