@@ -176,4 +176,4 @@ def page(guide: Path) -> str:
             if one.left:
                 lines += ["", f"{one.name}" + (f" (ours: {one.ours})" if one.ours else ""), ""]
                 lines += [f"- {text}" for text in one.left]
-    return "\n".join(lines).replace("<", "\\<") + "\n"
+    return "\n".join(lines).replace("<", "\\<").replace("](", "] (") + "\n"

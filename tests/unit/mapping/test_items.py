@@ -20,9 +20,8 @@ def units(operation):
     return {unit.path: unit.value for unit in operation.units}
 
 
-def siu(event, *segments, sch="", **fields):
-    header = segment("SCH", **{"f1": "P1^EHR", "f2": "F1^LAB", **fields}) if not sch else sch
-    return message(f"SIU^{event}", header, *segments)
+def siu(event, *segments, **fields):
+    return message(f"SIU^{event}", segment("SCH", **{"f1": "P1^EHR", "f2": "F1^LAB", **fields}), *segments)
 
 
 def vxu(*orders, **changes):
