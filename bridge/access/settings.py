@@ -75,7 +75,12 @@ class Client(SettingsModel):
     @property
     def user_required(self) -> bool:
         """Whether a token must name the person who asks."""
-        return self.user == "required" or (self.user is None and self.role in _PERSONS)
+        return self.user == "required" or (self.user is None and self.for_staff)
+
+    @property
+    def for_staff(self) -> bool:
+        """Whether the person who asks is a member of the staff, and no patient or relative."""
+        return self.role in _PERSONS
 
     @model_validator(mode="after")
     def _officers_have_custodians(self) -> Client:

@@ -24,7 +24,7 @@ from joserfc.jwk import KeySet
 from bridge.access.ports import TokenKeys
 from bridge.access.settings import AccessSettings, Client, Issuer, Role
 from bridge.errors import Forbidden
-from bridge.fhir.references import parse_reference
+from bridge.fhir.references import parse_absolute, parse_reference
 from bridge.fhir.types import is_id
 
 _MAX_TOKEN: Final = 16 * 1024
@@ -35,7 +35,8 @@ _MAX_CLAIM: Final = 1024  # characters of a claim that names someone; it is stor
 _NAMING: Final = ("iss", "sub", "client_id", "azp", "fhirUser", "patient")
 _LATEST: Final = 1e12  # seconds since the epoch; beyond, and for what is no number, there is no date
 _CLAIM: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*")
-_USERS: Final = frozenset({"Patient", "Person", "Practitioner", "PractitionerRole", "RelatedPerson"})
+_STAFF: Final = frozenset({"Person", "Practitioner", "PractitionerRole"})
+_USERS: Final = _STAFF | {"Patient", "RelatedPerson"}
 _PURPOSE_SYSTEM: Final = "http://terminology.hl7.org/CodeSystem/v3-ActReason"
 
 
@@ -230,24 +231,26 @@ def _user(claims: Mapping[str, Any], base: str) -> str:
     """The person whom ``fhirUser`` names: ``Type/id`` if here (SMART App Launch writes it as a URL), else the URL."""
     text = _text(claims, "fhirUser")
     target = parse_reference(text.removeprefix(f"{base}/") if base else text)
-    return str(target) if target else text if text.startswith(("https://", "http://")) else ""
+    elsewhere = parse_absolute(text)
+    return str(target) if target else f"{elsewhere[0]}{elsewhere[1]}" if elsewhere else ""
 
 
 def _check_user(claims: Mapping[str, Any], user: str, client: Client) -> None:
     """A user who is not named, or not understood, might be one whom a Consent denies; an organisation is no user."""
-    target = parse_reference(user)
     if client.user_required and claims.get("fhirUser") in (None, ""):
         raise Refused(
             "token-without-user",
             "the token does not name the person who asks",
             remedy="Have your issuer send `fhirUser`; where no person stands behind the client, its profile may say so.",
         )
-    if claims.get("fhirUser") in (None, "") or (user and (target is None or target.type in _USERS)):
+    kind = user.rpartition("/")[0].rpartition("/")[2]
+    if claims.get("fhirUser") in (None, "") or kind in (_STAFF if client.for_staff else _USERS):
         return
     raise Refused(
         "token-user",
         "the token's fhirUser is not a reference to a person",
-        remedy="`fhirUser` is TYPE/ID or a URL of a Practitioner, PractitionerRole, Patient, RelatedPerson or Person.",
+        remedy="`fhirUser` is TYPE/ID or a URL of a Practitioner, PractitionerRole or Person; for a client that is not of the "
+        "staff also of a Patient or RelatedPerson.",
     )
 
 

@@ -7,14 +7,13 @@ one type on one server, or values of one identifier system.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Final
 
 from bridge.consent.rule import Provision, Rule
+from bridge.fhir.references import parse_absolute, parse_reference
 
-_LITERAL: Final = re.compile(r"(.*?([A-Z][A-Za-z]+)/)[^/]+(?:/_history/[^/]+)?")
 _STAFF: Final = frozenset({"Practitioner", "PractitionerRole", "Person"})  # of whom one person may be several
 _OTHERS: Final = frozenset({"Patient", "RelatedPerson", "Device"})  # go by this name or are not the caller
 
@@ -73,10 +72,18 @@ def _kind(name: str) -> str:
     system, separator, _ = name.rpartition("|")
     if separator:
         return f"{system}|" if system else name
-    match = _LITERAL.fullmatch(name)
-    return match[1] if match else name
+    server, kind = _place(name)
+    return f"{server}{kind}/" if kind else name
 
 
 def _type(name: str) -> str:
-    match = None if "|" in name else _LITERAL.fullmatch(name)
-    return match[2] if match else ""
+    return "" if "|" in name else _place(name)[1]
+
+
+def _place(name: str) -> tuple[str, str]:
+    """Server and type of a literal reference; what is none, has neither."""
+    target = parse_reference(name)
+    if target:
+        return "", target.type
+    elsewhere = parse_absolute(name)
+    return (elsewhere[0], elsewhere[1].type) if elsewhere else ("", "")

@@ -17,7 +17,7 @@ import msgspec
 
 from bridge.errors import Incorrect, Unsupported
 from bridge.fhir.dates import MAXIMUM_US, MINIMUM_US, interval_of
-from bridge.fhir.references import parse_reference, patient_of
+from bridge.fhir.references import parse_absolute, parse_reference, patient_of
 
 Json = Any
 MAX_DEPTH: Final = 4
@@ -286,9 +286,18 @@ def _names(reference: Json) -> list[str]:
     if not isinstance(reference, dict):
         return []
     text = reference.get("reference")
-    target = parse_reference(text) if isinstance(text, str) else None
-    names = [str(target)] if target else [text] if isinstance(text, str) and text.startswith(_URLS) else []
+    names = [name] if isinstance(text, str) and (name := _name(text)) else []
     identifier = reference.get("identifier")
     if isinstance(identifier, dict) and isinstance(identifier.get("value"), str):
         names.append(f"{identifier.get('system', '')}|{identifier['value']}")
     return names
+
+
+def _name(text: str) -> str:
+    """Who is named, whichever version of the resource is; a URL that is no such reference stays as it is."""
+    target, elsewhere = parse_reference(text), parse_absolute(text)
+    if target:
+        return str(target)
+    if elsewhere:
+        return f"{elsewhere[0]}{elsewhere[1]}"
+    return text if text.startswith(_URLS) else ""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 _RELATIVE: Final = re.compile(r"([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/[A-Za-z0-9\-.]{1,64})?")
+_ABSOLUTE: Final = re.compile(rf"(https?://[^\s?#|]+/){_RELATIVE.pattern}")
 
 
 class Target(NamedTuple):
@@ -25,6 +26,12 @@ def parse_reference(text: str, base: str = "") -> Target | None:
         text = text[len(base) :].lstrip("/")
     match = _RELATIVE.fullmatch(text)
     return Target(match[1], match[2]) if match else None
+
+
+def parse_absolute(text: str) -> tuple[str, Target] | None:
+    """A URL of a resource (also with ``/_history/…``) as the server's address, with a slash at its end, and the target."""
+    match = _ABSOLUTE.fullmatch(text)
+    return (match[1], Target(match[2], match[3])) if match else None
 
 
 # Elements by which a resource belongs to a patient's compartment (compartmentdefinition-patient.html), for the stored

@@ -45,9 +45,47 @@ def test_a_person_of_another_server_goes_by_the_whole_url(exchange):
     assert exchange.get("Patient/p1", token=mint(fhirUser="Practitioner/dr")).status_code == 404
 
 
-@pytest.mark.parametrize("user", ["Organization/r", f"{BASE}/Group/g", "dr", "urn:uuid:1", 5, ["Practitioner/dr"]])
+@pytest.mark.parametrize("version", ["", "/_history/2"])
+@pytest.mark.parametrize("place", [BASE, "https://other.example/fhir"])
+def test_a_version_of_a_person_is_the_person(exchange, place, version):
+    """Neither in the Consent nor in the token does the version of the resource make a name somebody else's."""
+    for fhir_id, named, claimed in (("p1", version, ""), ("p3", "", version)):
+        exchange.seed.put(patient(fhir_id), permit(fhir_id, id=f"of-{fhir_id}"))
+        deny = permit(fhir_id, "deny", actors=(f"{place}/Practitioner/dr{named}",))
+        exchange.post_consent(deny, token=mint("portal", patient=fhir_id))
+
+        token = mint(fhirUser=f"{place}/Practitioner/dr{claimed}")
+        assert exchange.get(f"Patient/{fhir_id}", token=token).status_code == 404
+
+
+@pytest.mark.parametrize("end", ["?x=1", "#x", "|1", "/", "%20"])
+def test_a_url_that_is_no_reference_may_mean_anyone(exchange, end):
+    """It looks like another id on the same server, and is none."""
+    exchange.post_consent(permit("p1", "deny", actors=(f"{BASE}/Practitioner/dr{end}",)), token=PORTAL)
+
+    assert exchange.get("Patient/p1", token=mint(fhirUser="Practitioner/dr")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        "Organization/r",
+        f"{BASE}/Group/g",
+        "https://other.example/fhir/Organization/r",
+        "https://other.example/users/17",
+        "https://other.example/fhir/Practitioner/dr?x=1",
+        "https://",
+        "Patient/p1",
+        "https://other.example/fhir/RelatedPerson/r",
+        "dr",
+        "urn:uuid:1",
+        5,
+        ["Practitioner/dr"],
+    ],
+)
 def test_a_user_that_is_no_person_is_refused(exchange, user):
-    """Organisations come from the profile alone, and a name that is not understood might be a denied one."""
+    """Organisations come from the profile alone; of a name that is not understood, or of no member of the staff, nobody
+    could tell that it is not a denied one's."""
     exchange.seed.put(permit("p2", actors=("Organization/r",), id="c2"))
     response = exchange.get("Patient/p2", token=mint(fhirUser=user))
 
