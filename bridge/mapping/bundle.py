@@ -14,13 +14,17 @@ Json = Any
 _REFERENCE: Final = re.compile(r"[A-Za-z]+/(00000000-0000-8000-8000-[0-9]{12})")
 
 
-def to_bundle(conversion: Conversion) -> dict[str, Json]:
+def to_bundle(conversion: Conversion, ids: RunningIds | None = None) -> dict[str, Json]:
     """The operations applied to nothing, as a Bundle of type collection.
 
     Full URLs are ``urn:uuid:`` with a running number, so that the same message always gives the same Bundle; they are not
     the ids that the bridge would mint.
+
+    Args:
+        conversion: of one message.
+        ids: for Bundles that are compared: in all that are made with it a resource of one name has one number.
     """
-    ids = _Ids()
+    ids = ids if ids is not None else RunningIds()
     stored: dict[str, Stored] = {}
     for operation in conversion.operations:
         if isinstance(operation, Merge):
@@ -42,7 +46,7 @@ def to_bundle(conversion: Conversion) -> dict[str, Json]:
     return {"resourceType": "Bundle", "type": "collection", "entry": entries}
 
 
-class _Ids:
+class RunningIds:
     """Running numbers for targets; a target that shares a name with a known one is that one."""
 
     def __init__(self) -> None:
@@ -50,6 +54,7 @@ class _Ids:
         self._count = 0
 
     def __call__(self, target: Target) -> str:
+        """The id of what the target names."""
         name = next((self._known[key] for key in target.keys if key in self._known), None)
         if name is None:
             self._count += 1

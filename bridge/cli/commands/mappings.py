@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Final
 
 import click
 
+from bridge.cli.corpus import Converter, Entry, contents, files, site_of
 from bridge.cli.errors import CHECK_FAILED
+from bridge.cli.invocation import Invocation, json_option, pass_invocation
 from bridge.config.load import mappings_root
-from bridge.errors import Incorrect
+from bridge.errors import BridgeError, Incorrect
+from bridge.mapping.operations import Conversion
 from bridge.mapping.rules import load_rules
+from bridge.mapping.workbench.difference import Change, Sums
 from bridge.mapping.workbench.findings import Finding, Severity, as_json, as_sarif
 from bridge.mapping.workbench.lint import lint as findings_of
 from bridge.mapping.workbench.sources import shown
+
+BUILT_IN: Final = Path("built-in")
 
 
 @click.group()
@@ -104,6 +111,100 @@ def test_command(path: Path | None, update: bool, junit: Path | None) -> int:
 
     root, overlays = rooted(path) if path is not None else (mappings_root(), ())
     return run_cases(overlays[0] if overlays else root, load_rules(root, overlays), update=update, junit=junit)
+
+
+@command.command()
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="PATH...")
+@click.option("--site", "site_name", help="Site file, or name of one of the built-in sites.")
+@click.option(
+    "--pattern", default="*", show_default=True, metavar="GLOB", help="Which files of folders to take, by name."
+)
+@click.option("--values", is_flag=True, help="Also tell the values that differ: parts of the messages.")
+@json_option
+@pass_invocation
+def diff(
+    invocation: Invocation,
+    old: Path,
+    new: Path,
+    paths: tuple[Path, ...],
+    site_name: str | None,
+    pattern: str,
+    values: bool,
+) -> int:
+    """Show what a change of mappings alters over the messages of files and folders.
+
+    OLD and NEW are folders of mappings, or of overlays on the built-in mappings; `built-in` stands for these alone. Tells
+    for each message which elements are added, removed and changed, and at the end in how many messages each is. Values are
+    shown only if asked for. With --json one line a message that differs, then one with the sums. Exit code 1 if anything
+    differs.
+
+    \b
+    Example:
+      $ hiebridge mappings diff built-in overlay/ feed/ --site queensbridge
+    """  # noqa: D301 - click's mark
+    site = site_of(site_name)
+    before, after = (Converter(load_rules(*_sets(path)), site) for path in (old, new))
+    sums = Sums()
+    for file in files(paths, pattern):
+        held = contents(file)
+        if held.error is not None:
+            click.echo(f"{file.name}: {held.error}", err=True)
+        for entry in held.entries:
+            results = [_result(converter, entry) for converter in (before, after)]
+            found = sums.add(*results)
+            if found or any(isinstance(one, BridgeError) for one in results):
+                _tell(invocation, entry.name, found, results, values=values)
+    if invocation.as_json:
+        click.echo(json.dumps({"summary": sums.described()}, ensure_ascii=False))
+    else:
+        click.echo("\n".join(sums.lines()))
+    return CHECK_FAILED if sums.differs else 0
+
+
+def _sets(path: Path) -> tuple[Path, tuple[Path, ...]]:
+    return (mappings_root(), ()) if path == BUILT_IN and not path.exists() else rooted(path)
+
+
+def _result(converter: Converter, entry: Entry) -> Conversion | BridgeError:
+    result = converter.attempt(entry)
+    return result if isinstance(result, BridgeError) else result[0]
+
+
+def _tell(
+    invocation: Invocation,
+    name: str,
+    found: list[Change],
+    results: list[Conversion | BridgeError],
+    *,
+    values: bool,
+) -> None:
+    codes = [one.code if isinstance(one, BridgeError) else "" for one in results]
+    if not found and codes[0] == codes[1]:
+        return
+    if invocation.as_json:
+        said = [
+            {"resource": one.resource, "path": one.path, "change": str(one.kind)}
+            | ({"old": [*map(_plain, one.before)], "new": [*map(_plain, one.after)]} if values else {})
+            for one in found
+        ]
+        refused = {"old": codes[0] or None, "new": codes[1] or None}
+        click.echo(json.dumps({"message": name, "refused": refused, "changes": said}, ensure_ascii=False))
+        return
+    click.echo(f"{name}:")
+    for told, code in zip(("old", "new"), codes, strict=True):
+        if code:
+            click.echo(f"  refused by the {told} mappings: {code}")
+    for one in found:
+        click.echo(f"  {one.resource}{f'.{one.path}' if one.path else ''} {one.kind}")
+        for sign, held in (("-", one.before), ("+", one.after)) if values else ():
+            for value in held:
+                click.echo(f"    {sign} {json.dumps(_plain(value), ensure_ascii=False)}")
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | bool | int) else str(value)
 
 
 def _ours(finding: Finding, folder: str) -> bool:

@@ -145,3 +145,53 @@ def test_the_built_in_cases_pass(capsys):
     """Those that stand beside the built-in mappings."""
     assert run(["mappings", "test"]) == 0
     assert not capsys.readouterr().out
+
+
+ADT = b"MSH|^~\\&|N|N|H|H|20240110185142||%s|C1|P|2.5.1\rEVN|A04\rPID|1||Q1^^^N^MR||Ash^Ida||19700102|%s\rPV1|1|O\r"
+
+
+@pytest.fixture
+def feed(overlay):
+    """Two messages of which one is female, and one that is refused."""
+    folder = overlay.parents[4] / "feed"
+    folder.mkdir()
+    adt = b"ADT^A04^ADT_A01"
+    (folder / "a.hl7").write_bytes(ADT % (adt, b"F") + ADT % (adt, b"M") + ADT % (b"ADT^A99", b"F"))
+    overlay.write_text("table: AdministrativeSex\ncodes: {F: other, M: male}\n")
+    return folder
+
+
+def test_a_change_of_mappings_is_told_by_message_and_in_sum(feed, capsys):
+    """Elements and numbers; values only if asked for."""
+    assert run(["mappings", "diff", "built-in", "mine", "feed"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "a.hl7#1:",
+        "  Patient[1].gender changed",
+        "3 messages: 1 changed",
+        "  Patient.gender changed in 1",
+    ]
+
+    assert run(["mappings", "diff", "built-in", "mine", "feed", "--values"]) == 1
+    assert capsys.readouterr().out.splitlines()[2:4] == ['    - "female"', '    + "other"']
+
+
+def test_a_change_of_mappings_is_read_by_programs(feed, capsys):
+    """A line a message that differs, and the sums."""
+    assert run(["mappings", "diff", "mine", "built-in", "feed", "--json", "--values"]) == 1
+
+    message, summary = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert message == {
+        "message": "a.hl7#1",
+        "refused": {"old": None, "new": None},
+        "changes": [
+            {"resource": "Patient[1]", "path": "gender", "change": "changed", "old": ["other"], "new": ["female"]}
+        ],
+    }
+    assert summary["summary"]["messages"] == 3
+
+
+def test_mappings_do_not_differ_from_themselves(feed, capsys):
+    """Exit code 0, and a line that says so."""
+    assert run(["mappings", "diff", "mine", "mine", "feed"]) == 0
+    assert capsys.readouterr().out == "3 messages: 0 changed\n"
