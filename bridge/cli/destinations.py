@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Protocol, Self
 from urllib.parse import SplitResult, urlsplit
 
@@ -99,8 +100,20 @@ def open_destination(address: str) -> Destination:
     Raises:
         Incorrect: ``destination-malformed``, ``adapter-unknown``.
     """
-    if "://" not in address:
-        return Folder(Path(address))
+    return Sent(open_intake(address, "synth")) if "://" in address else Folder(Path(address))
+
+
+def open_intake(address: str, name: str, more: Mapping[str, Any] = MappingProxyType({})) -> Intake:
+    """The intake of an address: ``kafka://HOST:PORT/TOPIC`` or ``mllp://HOST:PORT``.
+
+    Args:
+        address: where it is.
+        name: what it is called here.
+        more: further settings of its adapter.
+
+    Raises:
+        Incorrect: ``destination-malformed``, ``adapter-unknown``, and as the adapter refuses its settings.
+    """
     try:
         parts = urlsplit(address)
         settings = _SETTINGS[parts.scheme](parts) if parts.scheme in _SETTINGS else None
@@ -110,10 +123,10 @@ def open_destination(address: str) -> Destination:
         raise _malformed(address)
     spec = load_adapter(INTAKES, parts.scheme)
     try:
-        intake: Intake = spec.build("synth", spec.settings.model_validate(settings))
+        intake: Intake = spec.build(name, spec.settings.model_validate({**settings, **more}))
     except ValidationError:
         raise _malformed(address) from None
-    return Sent(intake)
+    return intake
 
 
 def _kafka(parts: SplitResult) -> dict[str, Any] | None:

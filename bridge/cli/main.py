@@ -29,6 +29,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "listen": "Receive messages over MLLP and from folders.",
     "anchor": "Number leaves, sign checkpoints, and take heads and consent words to the chain.",
     "deliver": "Take to the sinks what waits for them.",
+    "send": "Send messages from files to an MLLP port, and tell how they were acknowledged.",
     "sinks": "Look at what waits for the sinks, and deal with what they refused.",
     "migrate": "Bring the store's schema up to date.",
     "demo": "Show the whole road on a hospital's morning.",

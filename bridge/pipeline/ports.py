@@ -44,9 +44,15 @@ class RawMessage:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Says that a message is durable. ``reference`` names the durable copy (queue row, topic-partition-offset)."""
+    """Says that a message is durable.
+
+    Attributes:
+        reference: names the durable copy (queue row, topic-partition-offset).
+        answer: what the place said, where it can say several things (MSA-1 of an MLLP port); else ''.
+    """
 
     reference: str
+    answer: str = ""
 
 
 class Intake(Protocol):
