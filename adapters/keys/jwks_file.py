@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from bridge.config.adapters import AdapterSpec
-from bridge.errors import Unavailable
+from bridge.errors import Incorrect, Unavailable
+from bridge.fhir.json import loads
 
 
 class JwksFileSettings(BaseModel):
@@ -61,10 +61,9 @@ class JwksFile:
 def _parse(data: bytes) -> tuple[Mapping[str, Any], ...] | None:
     """The keys of a JWK Set; None if it is no such thing."""
     try:
-        document = msgspec.json.decode(data)
-    except msgspec.MsgspecError:
+        keys = loads(data).get("keys")  # what is no UTF-8, or nested without end, is refused like any nonsense
+    except Incorrect:
         return None
-    keys = document.get("keys") if isinstance(document, dict) else None
     return tuple(key for key in keys if isinstance(key, dict)) if isinstance(keys, list) else None
 
 

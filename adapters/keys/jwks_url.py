@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import httpx2
-import msgspec
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from bridge.config.adapters import AdapterSpec
-from bridge.errors import Unavailable
+from bridge.errors import Incorrect, Unavailable
+from bridge.fhir.json import loads
 
 _MAX_BYTES: Final = 1024 * 1024
 
@@ -110,10 +110,9 @@ class JwksUrl:
                     data += chunk
                     if len(data) > _MAX_BYTES:
                         return
-            document = msgspec.json.decode(data)
-        except (httpx2.HTTPError, msgspec.MsgspecError, TimeoutError):
+            found = loads(data).get("keys")
+        except (httpx2.HTTPError, Incorrect, TimeoutError):
             return
-        found = document.get("keys") if isinstance(document, dict) else None
         if isinstance(found, list):
             self._keys = tuple(key for key in found if isinstance(key, dict))
             self._fetched = self._tried  # when it was asked: what it withdrew since, the answer may not show

@@ -119,7 +119,11 @@ def test_a_rotation_is_seen(harness):
     assert asyncio.run(rotating()) == [1, 2]
 
 
-@pytest.mark.parametrize("document", [b"nonsense", b"[]", b"{}", b'{"keys":{}}'])
+@pytest.mark.parametrize(
+    "document",
+    [b"nonsense", b"[]", b"{}", b'{"keys":{}}', b'{"keys":["\xff"]}', b'{"keys":' + b"[" * 100_000],
+    ids=["nonsense", "array", "empty", "object", "not-utf-8", "nested"],
+)
 def test_nonsense_takes_the_place_of_no_keys(harness, document):
     """Without keys at hand nothing is verified; with keys at hand nonsense does not put them out of force."""
     harness.publish(document)
