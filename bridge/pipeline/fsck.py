@@ -3,8 +3,9 @@
 Whoever can write to the store can't hide a change from this as long as the head of the log is held somewhere else: every
 version's bytes, every link event, consent state and access record against its leaf; every leaf against its row; the leaves
 against subtrees, roots, signed checkpoints, anchors, the signer's watermark and the chain; every block of a chain that can
-be audited; search rows, names and units' states against the bytes that they follow from; whether kept messages can still be
-decrypted; and the totals (promise P2). It reads in one transaction and in bounded memory; it changes nothing.
+be audited; search rows, names and units' states against the bytes that they follow from; links of persons against their
+events; whether kept messages can still be decrypted; and the totals (promise P2). It reads in one transaction and in bounded
+memory; it changes nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from bridge.ledger.chain import Auditable, ChainBackend, LogId, Sight
 from bridge.ledger.merkle import TreeHead
 from bridge.ledger.note import VerifierKey
 from bridge.pipeline.findings import Finding, Tally
+from bridge.pipeline.fsck_links import LinkCheck
 from bridge.pipeline.fsck_log import HeldHead, LogCheck
 from bridge.pipeline.fsck_messages import MessageCheck
 from bridge.pipeline.fsck_projections import ProjectionCheck
@@ -76,6 +78,7 @@ class Fsck:
             yield from LogCheck(self._key, held, self.tally).run(txn)
             yield from RowCheck(self._wrapper, self._key.name, self._access_bytes, self.tally).run(txn)
             yield from ProjectionCheck(self._identity_key, self._event_ahead_us, self.tally).run(txn)
+            yield from LinkCheck(self.tally).run(txn)
             yield from MessageCheck(self._wrapper, self._one_in, self.tally).run(txn)
             yield from _totals(txn, self.tally)
             anchored = self._greatest_anchor(txn)

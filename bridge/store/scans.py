@@ -19,6 +19,7 @@ from bridge.store.rows import (
     CheckpointRow,
     ConsentStateRow,
     LinkEventRow,
+    LinkRow,
     PendingLeaf,
     RawMessageRow,
 )
@@ -34,6 +35,7 @@ from bridge.store.schema import (
     leaf_pending,
     link_event,
     log_subtree,
+    person_link,
     raw_message,
     resource,
     resource_index,
@@ -180,6 +182,12 @@ _DANGLING: Final = Statement(
     .group_by(identity.c.resource_key)
     .having(sa.func.count() > 1)
 )
+_LINKS: Final = Statement(sa.select(person_link).order_by(person_link.c.person_key, person_link.c.record_key))
+_WITHOUT_PERSON: Final = Statement(
+    sa.select(_r.resource_key)
+    .outerjoin_from(resource, person_link, person_link.c.record_key == _r.resource_key)
+    .where(_r.type == constant("Patient"), person_link.c.record_key.is_(None))
+)
 _RAW: Final = Statement(
     sa.select(raw_message).where(raw_message.c.raw_key % sa.bindparam("one_in") == sa.bindparam("rest"))
 )
@@ -228,6 +236,18 @@ def stream_dangling_names(txn: Transaction, *, chunk: int) -> Iterator[list[tupl
     """
     for rows in txn.stream(_DANGLING, {}, chunk):
         yield [(row[0], row[1]) for row in rows]
+
+
+def stream_links(txn: Transaction, *, chunk: int) -> Iterator[list[LinkRow]]:
+    """All links of records to persons, by person."""
+    for rows in txn.stream(_LINKS, {}, chunk):
+        yield [LinkRow._make(row) for row in rows]
+
+
+def stream_without_person(txn: Transaction, *, chunk: int) -> Iterator[list[int]]:
+    """Keys of Patients that are linked to no person."""
+    for rows in txn.stream(_WITHOUT_PERSON, {}, chunk):
+        yield [row[0] for row in rows]
 
 
 def stream_raw_messages(txn: Transaction, *, one_in: int, rest: int, chunk: int) -> Iterator[list[RawMessageRow]]:

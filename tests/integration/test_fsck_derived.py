@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from bridge.pipeline import fsck_messages, fsck_projections
+from bridge.pipeline import fsck_links, fsck_messages, fsck_projections
 from bridge.store import schema
 from tests.integration.evidence import SECRETS, Evidence, codes
-from tests.integration.hospital import Hospital
+from tests.integration.hospital import Hospital, hl7, pid
 
 Act = Callable[[Hospital, Evidence], None]
 NOWHERE = 10**9
@@ -89,6 +89,34 @@ def _name_of_another(hospital: Hospital, evidence: Evidence) -> None:
     evidence.alter("identity", row, resource_key=hospital.key_of(hospital.patient("1")))
 
 
+def _linked_rows(hospital: Hospital, *, moved: bool) -> list[dict[str, Any]]:
+    """Links of records that a link event moved, or of those that founded their persons."""
+    named = {row["record_key"] for row in hospital.rows("link_event") if row["kind"] == "link"}
+    return [dict(row) for row in hospital.rows("person_link") if (row["record_key"] in named) == moved]
+
+
+def _linked_elsewhere(founders: int) -> Act:
+    def act(hospital: Hospital, evidence: Evidence) -> None:
+        hospital.feed(hl7("ADT^A04", pid("50^^^NORTH^MR", "Fir^Una", "19500505")))
+        row = _linked_rows(hospital, moved=not founders)[0]
+        other = next(r["person_key"] for r in hospital.rows("person_link") if r["person_key"] != row["person_key"])
+        evidence.alter("person_link", {"record_key": row["record_key"]}, person_key=other)
+
+    return act
+
+
+def _linked(column: str, value: str) -> Act:
+    def act(hospital: Hospital, evidence: Evidence) -> None:
+        row = next(row for row in _linked_rows(hospital, moved=True) if row[column] != value)
+        evidence.alter("person_link", {"record_key": row["record_key"]}, **{column: value})
+
+    return act
+
+
+def _unlinked(hospital: Hospital, evidence: Evidence) -> None:
+    evidence.remove("person_link", record_key=hospital.rows("person_link")[0]["record_key"])
+
+
 def _message(column: str, value: Callable[[Any], Any]) -> Act:
     def act(hospital: Hospital, evidence: Evidence) -> None:
         row = _row(hospital, "raw_message", outcome="stored")
@@ -125,6 +153,10 @@ ALTERATIONS: dict[str, tuple[Act, set[tuple[str, str]]]] = {
         _added("identity", *(("Patient", "urn:test:north", "MR", value, NOWHERE) for value in ("70", "71"))),
         {("identity", "name-without-resource")},
     ),
+    "a record of another person": (_linked_elsewhere(0), {("person_link", "link-differs")}),
+    "a founder of another person": (_linked_elsewhere(1), {("person_link", "link-unexplained")}),
+    "a link called certain": (_linked("certainty", "asserted"), {("person_link", "link-differs")}),
+    "a link taken away": (_unlinked, {("person_link", "link-missing")}),
     "an event in a hundred years": (_state(_later), {("resource", "state-ahead")}),
     "a unit forgotten": (_state(_without_number), {("resource", "state-differs")}),
     "a stamp that is not there": (_state(_unknown_stamp), {("resource", "state-malformed")}),
@@ -154,6 +186,7 @@ def test_everything_derived_is_counted(hospital: Hospital, evidence: Evidence, m
     """In pieces of one row: each resource, name, message and block is looked at once, and all are in order."""
     monkeypatch.setattr(fsck_projections, "CHUNK", 1)
     monkeypatch.setattr(fsck_messages, "CHUNK", 1)
+    monkeypatch.setattr(fsck_links, "CHUNK", 1)
     evidence.anchor()
     check = evidence.fsck()
 
@@ -162,6 +195,7 @@ def test_everything_derived_is_counted(hospital: Hospital, evidence: Evidence, m
     assert check.tally.checked["resources"] == len(there)
     assert check.tally.checked["names"] == sum(row["resource_key"] in there for row in hospital.rows("identity"))
     assert check.tally.checked["messages"] == len(hospital.rows("raw_message"))
+    assert check.tally.checked["links"] == len(hospital.rows("person_link"))
     assert check.tally.checked["blocks"] == evidence.chain.head().number + 1
 
 
