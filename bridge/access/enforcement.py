@@ -35,7 +35,7 @@ SCAN_ROWS: Final = 2000  # rows looked at for one page; then the page is given a
 SCAN_AT_ONCE: Final = MAX_COUNT + 1  # a count alone must not spend the budget before it knows who is closed
 SCAN_STEP: Final = 100  # rows read at once, at least, when the first look did not fill the page
 MAX_NAMED_PATIENTS: Final = 50
-MAX_NAMED_ACTORS: Final = 50  # looked up for one page; a deny of one that was not looked up holds
+MAX_NAMED_ACTORS: Final = 50  # looked up for one patient; a deny of one that was not looked up holds
 _NAMED: Final = frozenset({"Organization", "Practitioner"})
 _CODED: Final = ("code", "category", "type", "class")
 
@@ -383,29 +383,30 @@ async def _with_names(
     txn: AsyncTransaction, request: AccessRequest, facts: Mapping[int, PatientFacts]
 ) -> AccessRequest:
     """The request with what the store knows of those whom Consents deny under names that the caller does not go by."""
-    rules = [entry.rule for item in facts.values() for entry in item.compartment.consents]
-    actors = {actor for rule in rules for actor in denied_actors(rule)}
-    open_ones = undecided(actors, request.actors) if actors else None
+    open_ones: set[str] = set()
+    for item in facts.values():
+        # Patient by patient: what one of them denies must not spend what another's consents are looked up with.
+        actors = {actor for entry in item.compartment.consents for actor in denied_actors(entry.rule)}
+        open_ones.update(sorted(undecided(actors, request.actors))[:MAX_NAMED_ACTORS] if actors else ())
     if not open_ones:
         return request
-    aliases: set[str] = set()
-    for name in request.actors:
-        aliases |= await _identifiers(txn, name)
-    meanings = {actor: await _identifiers(txn, actor) for actor in sorted(open_ones)[:MAX_NAMED_ACTORS]}
-    return replace(request, aliases=frozenset(aliases), meanings=meanings)
+    known = await _identifiers(txn, open_ones | request.actors)
+    aliases = frozenset().union(*(known.get(name, frozenset()) for name in request.actors))
+    return replace(request, aliases=aliases, meanings=known)
 
 
-async def _identifiers(txn: AsyncTransaction, name: str) -> frozenset[str]:
-    """``system|value`` of the resource that a literal reference names; none for other names and what is not here."""
-    target = parse_reference(name)
-    found = await reader.current(txn, *target) if target is not None and target.type in _NAMED else None
-    if found is None or found.deleted:
-        return frozenset()
-    return frozenset(
-        f"{item['system']}|{item['value']}"
-        for item in loads_stored(found.body).get("identifier", ())
-        if item.get("system") and item.get("value")
-    )
+async def _identifiers(txn: AsyncTransaction, names: Iterable[str]) -> dict[str, frozenset[str]]:
+    """``system|value`` of the resources that literal references name; other names and what is not here are left out."""
+    targets = {target: name for name in names if (target := parse_reference(name)) and target.type in _NAMED}
+    bodies = await reader.bodies(txn, targets) if targets else {}
+    return {
+        targets[target]: frozenset(
+            f"{item['system']}|{item['value']}"
+            for item in loads_stored(body).get("identifier", ())
+            if item.get("system") and item.get("value")
+        )
+        for target, body in bodies.items()
+    }
 
 
 def not_found() -> NotFound:

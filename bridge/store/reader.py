@@ -124,6 +124,16 @@ _HISTORY: Final = Statement(
     .order_by(_v.version.desc())
     .limit(_integer("limit"))
 )
+_targets: Final = rows_parameter("targets", type=sa.Text(), id=sa.Text())
+_BODIES: Final = Statement(
+    sa.select(_r.type, _r.fhir_id, _v.body)
+    .join_from(_targets, schema.resource, sa.and_(_r.type == _targets.c.type, _r.fhir_id == _targets.c.id))
+    .join(
+        schema.resource_version,
+        sa.and_(_v.resource_key == _r.resource_key, _v.version == _r.version, _v.last_updated_us == _r.last_updated_us),
+    )
+    .where(~_r.deleted)
+)
 _PATIENTS_BY_ID: Final = Statement(
     sa.select(_r.resource_key, _r.fhir_id).where(
         _r.type == constant("Patient"),
@@ -171,6 +181,12 @@ async def current(txn: AsyncTransaction, kind: str, fhir_id: str) -> Current | N
     """The resource as it stands, deleted ones included."""
     rows = await txn.execute(_CURRENT, {"type": kind, "id": fhir_id})
     return Current(*rows[0]) if rows else None
+
+
+async def bodies(txn: AsyncTransaction, targets: Collection[Target]) -> dict[Target, bytes]:
+    """The resources as they stand; deleted ones are left out."""
+    rows = await txn.execute(_BODIES, {"targets": sorted(targets)})
+    return {Target(kind, fhir_id): body for kind, fhir_id, body in rows}
 
 
 async def version(txn: AsyncTransaction, resource_key: int, number: int) -> Version | None:

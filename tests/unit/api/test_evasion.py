@@ -282,6 +282,18 @@ def test_a_denied_identifier_is_found_at_the_clients_resource(exchange, value, s
     assert exchange.get("Patient/p1", token=mint("research")).status_code == status
 
 
+def test_one_patients_consents_do_not_spend_what_anothers_are_looked_up_with(exchange, monkeypatch):
+    """However many a patient denies, the deny of another patient, which surely means someone else, hides nothing."""
+    monkeypatch.setattr(enforcement, "MAX_NAMED_ACTORS", 3)
+    exchange.seed.put(organization("o", "urn:oid:1.2.3|b"), permit("p2", id="c2"))
+    exchange.post_consent(permit("p1", "deny", actors=("Organization/o",)), token=PORTAL)
+    assert exchange.ids("Patient") == ["p1", "p2"]
+    many = tuple(f"Organization/a{number}" for number in range(4))
+    exchange.post_consent(permit("p2", "deny", actors=many), token=mint("portal", patient="p2"))
+
+    assert exchange.ids("Patient") == ["p1"]
+
+
 def test_what_the_store_says_of_names_permits_nothing(exchange):
     """A feed that gives an Organization another's identifier opens nothing: permits are taken literally."""
     exchange.seed.put(organization("o", "urn:oid:1.2.3|a"), permit("p2", actors=("Organization/o",), id="c2"))

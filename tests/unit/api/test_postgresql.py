@@ -40,6 +40,9 @@ def test_consent_holds_on_postgresql(database_url, tmp_path):
         assert running.ids("Patient", token=mint("portal", patient="p5")) == ["p5"]
         assert running.post_consent(permit("p1", "deny"), token=mint("portal", patient="p1")).status_code == 201
         assert running.ids("Patient") == []
+        other = {"resourceType": "Organization", "id": "o", "identifier": [{"system": "urn:oid:1.2.3", "value": "b"}]}
+        running.seed.put(other, permit("p5", "deny", actors=("Organization/o",), id="c5"), permit("p5", id="c6"))
+        assert running.ids("Patient") == ["p5"]
         organization = [{"reference": "Organization/a"}]
         written = running.post_consent(permit("p2", "deny", organization=organization), token=mint("officer"))
         assert written.status_code == 201
