@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -131,12 +132,14 @@ class Converter:
         rules: compiled mappings.
         site: None = every authority of a message is taken for one that names records.
         explain: whether conversions carry the ledger and the rules behind each element.
+        apart: each message is taken for one of a site of its own name: nothing is remembered from one to the next.
     """
 
-    def __init__(self, rules: Rules, site: Site | None, *, explain: bool = False) -> None:
+    def __init__(self, rules: Rules, site: Site | None, *, explain: bool = False, apart: bool = False) -> None:
         self._rules = rules
         self._site = site
         self._explain = explain
+        self._numbers = itertools.count(1) if apart else None
 
     def __call__(self, entry: Entry) -> tuple[Conversion, Site]:
         """What the message asks for, and the site that it was taken for.
@@ -156,6 +159,8 @@ class Converter:
     def message(self, message: Message) -> tuple[Conversion, Site]:
         """As a call, for a message that has been read."""
         site = self._site or trial_site(message)
+        if self._numbers is not None:
+            site = site.model_copy(update={"site": f"{site.site}-{next(self._numbers)}"})
         return convert(message, site, self._rules, explain=self._explain), site
 
     def attempt(self, entry: Entry) -> tuple[Conversion, Site] | BridgeError:

@@ -34,6 +34,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "migrate": "Bring the store's schema up to date.",
     "demo": "Show the whole road on a hospital's morning.",
     "convert": "Print the FHIR Bundles that HL7 v2 messages or FHIR resources become.",
+    "codes": "Look at the codes that senders use and mappings do not know.",
     "coverage": "Show what became of every field of a feed: mapped, dropped by rule, unmapped.",
     "deadletters": "Look at messages that could not be stored, do them again, or close them.",
     "restrictions": "Look at restrictions of patients, or lift them.",
