@@ -40,6 +40,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "restrictions": "Look at restrictions of patients, or lift them.",
     "fsck": "Check the whole store.",
     "policy": "Write a template of a trust policy.",
+    "scaffold": "Write files to start from.",
     "prove": "Write the proof that one version of a resource was logged and has not changed.",
     "synth": "Send the feed of a synthetic hospital region.",
     "verify": "Check a proof against a trust policy.",
