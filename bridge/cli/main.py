@@ -33,6 +33,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "sinks": "Look at what waits for the sinks, and deal with what they refused.",
     "migrate": "Bring the store's schema up to date.",
     "demo": "Show the whole road on a hospital's morning.",
+    "check-feed": "Check a sender's messages strictly, and tell what they break, how often and where.",
     "convert": "Print the FHIR Bundles that HL7 v2 messages or FHIR resources become.",
     "codes": "Look at the codes that senders use and mappings do not know.",
     "coverage": "Show what became of every field of a feed: mapped, dropped by rule, unmapped.",
