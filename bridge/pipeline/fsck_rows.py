@@ -147,6 +147,12 @@ class RowCheck:
                     words = "the decision state is not what the stored Consent says"
                     yield _of(named, "rule-differs", words, item.state.version, "consent_state")
             self._tally.checked["consent states"] += len(chunk)
+        # Of earlier states nothing is kept but their leaves: another leaf called one of theirs would hide what it was of.
+        for shared in scans.stream_shared_consent_leaves(txn, chunk=CHUNK):
+            about = scans.resource_facts(txn, {key for key, _ in shared if key is not None})
+            for key, version in shared:
+                words = "more than one leaf is said to be of this consent state"
+                yield _of(about.get(key or 0), "leaf-twice", words, version, "commitment")
 
     def _accesses(self, txn: Transaction) -> Iterator[Finding]:
         for chunk in scans.stream_accesses(txn, chunk=CHUNK):
@@ -208,11 +214,12 @@ class RowCheck:
             return "commitment-differs"
         if leaf is None:
             return "leaf-missing"
+        if salt is Unopenable.ERASED and expected.kind == LeafKind.DISCLOSURE:
+            salt = Unopenable.KEY_MISSING  # that of an organisation, which is never erased
         if salt is Unopenable.ERASED:
             self._tally.checked["erased"] += 1
-            return None
         if isinstance(salt, Unopenable):
-            return str(salt)
+            return None if salt is Unopenable.ERASED else str(salt)
         # What the stored context says is committed to as well, so a changed one shows here.
         return None if leaf_data(commit(salt, row.context, expected.content)) == leaf else "bytes-differ"
 
@@ -288,9 +295,9 @@ class _Subjects:
             state = self._consents.get(row.subject_key or 0)
             if state is not None and state.version < (row.subject_version or 0):
                 return "state-older-than-leaf", "the log knows a later state of this consent"
-            there = state is not None
+            there = state is not None and (row.subject_version or 0) >= 1
         else:
-            there = True
+            return "kind-unknown", "a leaf of the log is called something that has no leaves here"
         return ("", "") if there else ("row-missing", "a leaf of the log is about a row that is not there")
 
     @staticmethod
@@ -300,7 +307,9 @@ class _Subjects:
             return "resource_version"
         if row.kind in _LINK_KINDS:
             return "link_event"
-        return "consent_state" if row.kind == LeafKind.CONSENT else "access_record"
+        if row.kind == LeafKind.CONSENT:
+            return "consent_state"
+        return "access_record" if row.kind == LeafKind.DISCLOSURE else "commitment"
 
 
 def _access_leaf(row: AccessRecord) -> _Expected:

@@ -117,6 +117,12 @@ _CONSENTS: Final = Statement(
     .join_from(consent_state, commitment, _of_state, isouter=True)
     .order_by(consent_state.c.consent_key)
 )
+_SHARED_CONSENT_LEAVES: Final = Statement(
+    sa.select(commitment.c.subject_key, commitment.c.subject_version)
+    .where(commitment.c.kind == constant("consent"))
+    .group_by(commitment.c.subject_key, commitment.c.subject_version)
+    .having(sa.func.count() > 1)
+)
 _ACCESSES: Final = Statement(sa.select(access_record))
 _ACCESS_LEAVES: Final = Statement(
     sa.select(access_record.c.access_id, access_record.c.leaf_id).join_from(
@@ -284,6 +290,12 @@ def stream_consents(txn: Transaction, *, chunk: int) -> Iterator[list[ConsentLea
     """All consent states, each with the leaf of its version."""
     for rows in txn.stream(_CONSENTS, {}, chunk):
         yield [ConsentLeaf(ConsentStateRow._make(row[:-1]), row[-1]) for row in rows]
+
+
+def stream_shared_consent_leaves(txn: Transaction, *, chunk: int) -> Iterator[list[tuple[int | None, int | None]]]:
+    """(consent key, version) of consent states that more than one leaf says it is about."""
+    for rows in txn.stream(_SHARED_CONSENT_LEAVES, {}, chunk):
+        yield [(row[0], row[1]) for row in rows]
 
 
 def stream_accesses(txn: Transaction, *, chunk: int) -> Iterator[list[AccessRecord]]:

@@ -186,6 +186,42 @@ def _without(table: str, **where: Any) -> Act:
     return act
 
 
+def _without_accesses(hospital: Hospital, evidence: Evidence, **commitment: Any) -> None:
+    """All records of a request taken away, and their leaf given to something else."""
+    for row in hospital.rows("access_record"):
+        evidence.remove("access_record", access_id=row["access_id"])
+    [leaf] = [row for row in hospital.rows("commitment") if row["kind"] == "disclosure"]
+    evidence.alter("commitment", {"leaf_id": leaf["leaf_id"]}, **commitment)
+
+
+def _access_as(kind: str) -> Act:
+    return lambda hospital, evidence: _without_accesses(hospital, evidence, kind=kind)
+
+
+def _access_as_consent(version: int) -> Act:
+    """Of an earlier state of a consent nothing is stored but its leaf."""
+
+    def act(hospital: Hospital, evidence: Evidence) -> None:
+        hospital.feed(consent(hospital, "inactive", "2024-03-02T10:00:00Z"))
+        evidence.anchor()
+        [state] = hospital.rows("consent_state")
+        assert state["version"] > 1
+        subject = {"subject_key": state["consent_key"], "subject_version": version}
+        _without_accesses(hospital, evidence, kind="consent", **subject)
+
+    return act
+
+
+def _access_as_erased(hospital: Hospital, evidence: Evidence) -> None:
+    """Another actor, and the leaf called one of a patient whose key was destroyed."""
+    [record_uuid] = [
+        row["record_uuid"] for row in hospital.rows("resource") if row["fhir_id"] == hospital.patient("2")["id"]
+    ]
+    evidence.alter("record_key", {"owner_uuid": record_uuid}, wrapped_key=b"", destroyed_us=1)
+    [leaf] = [row for row in hospital.rows("commitment") if row["kind"] == "disclosure"]
+    evidence.alter("commitment", {"leaf_id": leaf["leaf_id"]}, owner_uuid=record_uuid)
+
+
 _KEYS = {
     "resource_key", "version", "leaf_id", "event_key", "consent_key", "access_id", "origin", "leaf_index", "size", "owner_uuid",
     "dead_key", "raw_key",
@@ -223,6 +259,11 @@ ALTERATIONS: dict[str, tuple[Act, set[tuple[str, str]]]] = {
     "another hidden patient": (_of("access_record", "patient_key", 99), {("access_record", "bytes-differ")}),
     "an access moved to another leaf": (_of("access_record", "leaf_id", b"x" * 16), {("access_record", "commitment-missing")}),
     "an access taken away": (_without("access_record"), {("access_record", "row-missing")}),
+    "an access called a heartbeat": (_access_as("heartbeat"), {("commitment", "kind-unknown")}),
+    "an access called nothing known": (_access_as("x"), {("commitment", "kind-unknown")}),
+    "an access called a consent": (_access_as_consent(1), {("commitment", "leaf-twice")}),
+    "an access called a consent that never was": (_access_as_consent(0), {("consent_state", "row-missing")}),
+    "an access called erased": (_access_as_erased, {("access_record", "record-key-missing")}),
     "another context": (_of("commitment", "context", b"{}", kind="record-version"), {("resource_version", "commitment-differs")}),
     "a commitment taken away": (_without("commitment", kind="record-version"), {("resource_version", "commitment-missing"), ("log_leaf", "commitment-missing")}),
     "another leaf": (_of("log_leaf", "leaf", b"\x01" + bytes(32), leaf_index=3), {("log_leaf", "leaf-hash-differs"), ("checkpoint", "root-differs")}),
