@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -31,6 +33,7 @@ _FOR_ALL: Final = frozenset({401, 405, 407})  # whatever was sent
 _REFUSED: Final = frozenset({400, 410, 413, 415, 422})
 _HELD: Final = Answer(DeliveryState.HELD)
 _DELIVERED: Final = Answer(DeliveryState.DELIVERED)
+_UNLINKED: Final = Answer(DeliveryState.DELIVERED, "unlinked")
 _MAX_ANSWER_BYTES: Final = 16 * 2**20
 
 
@@ -73,7 +76,12 @@ class FhirServerSettings(BaseModel):
         description="Whether an address without TLS is allowed outside of this machine: records go in the clear.",
     )
     bundle_entries: int = Field(default=50, gt=0, le=500, description="Resources in one transaction.")
-    timeout_seconds: float = Field(default=20, gt=0, le=25, description="How long one transaction may take.")
+    timeout_seconds: float = Field(
+        default=10,
+        gt=0,
+        le=300,
+        description="How long the server may take to connect, to take a transaction, and to answer it.",
+    )
 
     @model_validator(mode="after")
     def _protected(self) -> FhirServerSettings:
@@ -91,8 +99,9 @@ class FhirServerSink:
     """See :class:`bridge.pipeline.ports.Sink`: a version is delivered when the server has committed its transaction.
 
     The server gives resources ids of its own; ours is an identifier there, by which an update finds what it updates. References
-    to what this sink is given are resolved by the server; others become logical ones (Reference.identifier). A transaction that
-    is refused is halved until the culprit stands alone.
+    to what this sink is given are resolved by the server; others become logical ones (Reference.identifier), and so do all of a
+    resource that is taken only without them, since its target comes later: if not in the same call, its next version is linked. A
+    transaction that is refused is halved until the culprit stands alone.
 
     Limit: if a transaction that creates a resource is not answered in time, and yet goes on while the same is sent again, a
     server that does not serialize conditional creates may make two; it then answers 412, and the delivery is set aside.
@@ -103,6 +112,7 @@ class FhirServerSink:
 
     def __init__(self, name: str, settings: FhirServerSettings) -> None:
         self.name = name
+        self.request_seconds = 3 * settings.timeout_seconds
         self._settings = settings
         self._client: httpx2.Client | None = None
 
@@ -113,6 +123,7 @@ class FhirServerSink:
         try:
             for part in self._transactions(deliveries):
                 answers += self._given(part, behind, go_on)
+            self._link(deliveries, answers, go_on)
         except _StoppedHere as stopped:
             answers += stopped.answers
         except _NotReached as away:
@@ -128,16 +139,20 @@ class FhirServerSink:
             self._client = None
 
     def _transactions(self, deliveries: Sequence[Delivery]) -> Iterator[list[Delivery]]:
-        """Runs of deliveries, none with two of one resource, which a transaction may not have."""
+        """Runs of deliveries, none with two of one resource, which a transaction may not have; of one key together if it fits."""
         part: list[Delivery] = []
         named: set[tuple[str, str]] = set()
-        for delivery in deliveries:
-            name = (delivery.resource_type, delivery.resource_id)
-            if name in named or len(part) == self._settings.bundle_entries:
+        for group in _by_key(deliveries):
+            if len(part) + len(group) > self._settings.bundle_entries and part:
                 yield part
                 part, named = [], set()
-            part.append(delivery)
-            named.add(name)
+            for delivery in group:
+                name = (delivery.resource_type, delivery.resource_id)
+                if name in named or len(part) == self._settings.bundle_entries:
+                    yield part
+                    part, named = [], set()
+                part.append(delivery)
+                named.add(name)
         if part:
             yield part
 
@@ -148,22 +163,45 @@ class FhirServerSink:
         while runs:
             run = runs.pop(0)
             sent = [delivery for delivery in run if delivery.key not in behind]
-            if sent and not go_on():
-                raise _StoppedHere(answers)
-            try:
-                refusal = self._refusal(sent) if sent else None
-            except Unavailable as error:
-                raise _NotReached(answers, error) from None
+            refusal = self._tried(sent, go_on, answers)
             if refusal is None:
                 answers += [_HELD if delivery.key in behind else _DELIVERED for delivery in run]
-            elif len(sent) == 1:
-                for delivery in run:
-                    answers.append(refusal if delivery is sent[0] else _HELD)
-                behind.add(sent[0].key)
-            else:
+                continue
+            if len(sent) > 1:
                 middle = len(run) // 2
                 runs[:0] = [run[:middle], run[middle:]]
+                continue
+            # Alone it may refer to what is not there yet: better here without the links than behind its own targets for ever.
+            if sent[0].linkable and self._tried([replace(sent[0], linkable=frozenset())], go_on, answers) is None:
+                refusal = _UNLINKED
+            else:
+                behind.add(sent[0].key)
+            answers += [refusal if delivery is sent[0] else _HELD for delivery in run]
         return answers
+
+    def _link(self, deliveries: Sequence[Delivery], answers: list[Answer], go_on: Callable[[], bool]) -> None:
+        """Gives once more what was taken without its links: two that refer to each other are there now."""
+        newest = {(each.resource_type, each.resource_id): number for number, each in enumerate(deliveries)}
+        for number in newest.values():
+            if answers[number] is not _UNLINKED:
+                continue
+            try:
+                refusal = self._tried([deliveries[number]], go_on, ())
+            except (_StoppedHere, _NotReached):
+                return  # all are settled, as they are
+            if refusal is None:
+                answers[number] = _DELIVERED
+
+    def _tried(self, sent: Sequence[Delivery], go_on: Callable[[], bool], settled: Sequence[Answer]) -> Answer | None:
+        """See :meth:`_refusal`; what was settled before goes with the exception that ends the call."""
+        if not sent:
+            return None
+        if not go_on():
+            raise _StoppedHere(settled)
+        try:
+            return self._refusal(sent)
+        except Unavailable as error:
+            raise _NotReached(settled, error) from None
 
     def _refusal(self, deliveries: Sequence[Delivery]) -> Answer | None:
         """Why the server does not take a transaction of these; None if it did.
@@ -308,6 +346,12 @@ class FhirServerSink:
                 nodes += [value for value in node.values() if isinstance(value, dict | list)]
             else:
                 nodes += [value for value in node if isinstance(value, dict | list)]
+
+
+def _by_key(deliveries: Sequence[Delivery]) -> Iterator[list[Delivery]]:
+    """Runs of deliveries of one key."""
+    for _, group in groupby(deliveries, key=lambda delivery: delivery.key):
+        yield list(group)
 
 
 class _StoppedHere(Exception):  # noqa: N818 - carries what was settled before

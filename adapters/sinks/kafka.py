@@ -34,7 +34,7 @@ class KafkaSinkSettings(KafkaConnection):
     link_topic: str = Field(default="", description="Topic of link and merge events; default: `topic`.")
     consent_topic: str = Field(default="", description="Topic of consent events; default: `topic`.")
     delivery_timeout_seconds: float = Field(
-        default=20, gt=0, le=25, description="After this without acknowledgement the same is sent again."
+        default=20, gt=0, le=300, description="After this without acknowledgement the same is sent again."
     )
     max_message_bytes: int = Field(
         default=1_000_000,
@@ -56,6 +56,7 @@ class KafkaSink:
 
     def __init__(self, name: str, settings: KafkaSinkSettings) -> None:
         self.name = name
+        self.request_seconds = settings.delivery_timeout_seconds + 1 + _METADATA_SECONDS
         self._settings = settings
         self._topics = {
             DeliveryKind.RESOURCE: settings.topic,

@@ -38,6 +38,7 @@ def check_everything(settings: Settings) -> int:
     for name, model in ROOMS.items():
         section: Section = getattr(settings, name)
         problems += section.problems(model, name)
+    problems += _sink_problems(settings)
     sites: Mapping[str, Site] = {}
     try:
         sites = load_sites(settings)

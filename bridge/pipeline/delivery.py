@@ -35,7 +35,7 @@ _log = structlog.get_logger(__name__)
 ASIDE_ALARM: Final = "sink-set-aside"
 BEHIND_ALARM: Final = "sink-behind"
 
-LEASE_SECONDS: Final = 60.0  # more than twice as long as a sink's request may take
+_LEASE_MARGIN_SECONDS: Final = 2.0
 _BATCH: Final = 200
 _POLL_SECONDS: Final = 0.5
 _MEASURE_SECONDS: Final = 5.0
@@ -71,6 +71,7 @@ class Dispatcher:
         self._conduct = conduct
         self._holder = holder
         self._lease: Lease | None = None
+        self._lease_seconds = 2 * sink.request_seconds + _LEASE_MARGIN_SECONDS  # asked for anew when half is over
         self._lease_ends = 0.0  # by the monotonic clock
         self._delivered = {kind: metrics.DELIVERED.labels(sink.name, str(kind)) for kind in DeliveryKind}
 
@@ -156,16 +157,18 @@ class Dispatcher:
             return
         with self._database.transaction() as txn:
             standing = outbox.standing(txn, self._route.destination)
-            first = outbox.due(txn, self._route.destination, 1)  # what is held, or restricted, is not behind
-            waited = txn.now_us() - first[0].created_us if first else 0
+            # What is held, or restricted, is not behind.
+            late = [row.created_us for row in outbox.due(txn, self._route.destination, 1)]
+            late += [standing.failing_us] if standing.failing_us is not None else []
+            waited = txn.now_us() - min(late) if late else 0
             if waited > self._conduct.behind_seconds * 1e6:
                 alarms.raise_alarm(txn, BEHIND_ALARM, self._sink.name, f"{standing.number} deliveries wait")
             else:
                 alarms.clear(txn, BEHIND_ALARM, self._sink.name)
         waiting.set(standing.number)
         aside.set(standing.aside)
-        if first:
-            metrics.mark(age, first[0].created_us)
+        if late:
+            metrics.mark(age, min(late))
         else:
             age.set_function(lambda: 0.0)
 
@@ -228,6 +231,9 @@ class Dispatcher:
                 self._delivered[delivery.kind].inc()
         if gone:
             _log.info("deliveries-without-content", sink=self._sink.name, deliveries=len(gone))
+        unlinked = sum(1 for _, answer in answered if answer.state is DeliveryState.DELIVERED and answer.code)
+        if unlinked:
+            _log.info("deliveries-unlinked", sink=self._sink.name, deliveries=unlinked)
         return len(done) + len(gone) + len(later)
 
     def _not_delivered(
@@ -251,14 +257,14 @@ class Dispatcher:
 
     def _hold_lease(self) -> bool:
         now = time.monotonic()
-        if self._lease is not None and now < self._lease_ends - LEASE_SECONDS / 2:
+        if self._lease is not None and now < self._lease_ends - self._lease_seconds / 2:
             return True
         with self._database.transaction() as txn:
-            ttl_us = int(LEASE_SECONDS * 1e6)
+            ttl_us = int(self._lease_seconds * 1e6)
             self._lease = (leases.renew(txn, self._lease, ttl_us) if self._lease else None) or leases.acquire(
                 txn, self._route.destination, self._holder, ttl_us
             )
-        self._lease_ends = now + LEASE_SECONDS
+        self._lease_ends = now + self._lease_seconds
         return self._lease is not None
 
     def _release(self) -> None:

@@ -229,7 +229,7 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one delivery; ``code`` says why not, without anything of its content."""
+    """What became of one delivery; ``code`` says why not, without anything of its content, or ``unlinked`` of one delivered."""
 
     state: DeliveryState
     code: str = ""
@@ -246,6 +246,8 @@ class Sink(Protocol):
     """What it can be given."""
     links: bool
     """Whether it needs :attr:`Delivery.linkable`."""
+    request_seconds: float
+    """How long one request may take; a process that has ended is taken over from after twice this."""
 
     def deliver(self, deliveries: Sequence[Delivery], go_on: Callable[[], bool]) -> Sequence[Answer]:
         """Gives them to the destination; returns an answer for each, in their order, of as many as were settled.
@@ -255,8 +257,7 @@ class Sink(Protocol):
 
         Args:
             deliveries: in order within each key; of several keys.
-            go_on: asked before each request, none of which takes longer than 25 seconds: False where this process stops, or
-                may no longer send because another one does.
+            go_on: asked before each request: False where this process stops, or may no longer send because another one does.
 
         Raises:
             Unavailable, Busy: the destination does not answer, or refuses us as such (credentials, address); all stay due.

@@ -26,8 +26,11 @@ RESOURCE: Final = "resource"
 LINK: Final = "link"
 CONSENT: Final = "consent"
 
-# Of one transaction, what others refer to goes first, so that a receiver that checks references finds it.
-_FIRST: Final = {name: rank for rank, name in enumerate(("Organization", "Location", "Practitioner", "Patient"), -4)}
+# Of one transaction, what others refer to goes first, so that a receiver that checks references finds it: shared resources, then
+# Patients, then each patient's own together.
+_SHARED: Final = ("Organization", "Location", "Practitioner", "Patient")
+_LAST: Final = ("DiagnosticReport", "Provenance")
+_FIRST: Final = ("Encounter", "ServiceRequest", "Specimen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +107,14 @@ def queue(
         projected: consents whose state changed.
     """
     due: list[tuple[str, str, str, bytes]] = []  # kind, type, key, payload
-    pairs = sorted(zip(work.changed(), writes, strict=True), key=lambda pair: _FIRST.get(pair[0].type, 0))
-    for entry, write in pairs:
-        if any(route.takes(entry.type) for route in routes):
-            key = _key(entry)
-            due += [(RESOURCE, entry.type, key, payload) for payload in _versions(entry, write)]
+    taken = [
+        (_key(entry), entry, write)
+        for entry, write in zip(work.changed(), writes, strict=True)
+        if any(route.takes(entry.type) for route in routes)
+    ]
+    taken.sort(key=lambda one: _place(one[1].type, one[0]))
+    for key, entry, write in taken:
+        due += [(RESOURCE, entry.type, key, payload) for payload in _versions(entry, write)]
     wanted = frozenset[str]().union(*(route.kinds for route in routes))
     if linked and LINK in wanted:
         due += _links(txn, linked)
@@ -130,14 +136,24 @@ def requeue(txn: Transaction, route: Route, rows: Iterable[ResourceRow]) -> int:
     For a sink that came later than what is stored, or that lost it. ``rows`` are held by this transaction, so that a newer
     version, which bears a later time, is delivered after these.
     """
-    taken = sorted((row for row in rows if route.takes(row.type)), key=lambda row: _FIRST.get(row.type, 0))
     queued = []
-    for row in taken:
+    for row in rows:
+        if not route.takes(row.type):
+            continue
         due = VersionDue(row.resource_key, row.version, row.last_updated_us, row.type, row.fhir_id, _of(row))
         key = _compartment(row.type, row.fhir_id, None if row.deleted else loads_stored(row.body))
-        queued.append((route.destination, key, _encode(due), row.last_updated_us))
-    outbox.put_dated(txn, queued)
+        queued.append((_place(row.type, key), (route.destination, key, _encode(due), row.last_updated_us)))
+    queued.sort(key=lambda one: one[0])
+    outbox.put_dated(txn, [row for _, row in queued])
     return len(queued)
+
+
+def _place(resource_type: str, key: str) -> tuple[int, str, int]:
+    """Where a resource goes among those of its transaction."""
+    if resource_type in _SHARED:
+        return _SHARED.index(resource_type), "", 0
+    rank = _FIRST.index(resource_type) - len(_FIRST) if resource_type in _FIRST else 0
+    return len(_SHARED), key, _LAST.index(resource_type) + 1 if resource_type in _LAST else rank
 
 
 def _of(row: ResourceRow) -> int | None:

@@ -88,6 +88,7 @@ _STANDING: Final = Statement(
     sa.select(
         sa.func.count(),
         sa.func.coalesce(sa.func.sum(sa.case((t.c.next_us == NEVER_US, 1), else_=0)), 0),
+        sa.func.min(sa.case((sa.and_(t.c.attempts > sa.literal_column("0"), t.c.next_us < NEVER_US), t.c.created_us))),
     ).where(t.c.destination == sa.bindparam("destination"))
 )
 _WAITING: Final = Statement(
@@ -96,10 +97,11 @@ _WAITING: Final = Statement(
 
 
 class OutboxStanding(NamedTuple):
-    """What a destination has before it: entries in all, and how many of them were set aside."""
+    """What a destination has before it: entries in all, how many were set aside, and the oldest that failed and waits (µs)."""
 
     number: int
     aside: int
+    failing_us: int | None
 
 
 def put(txn: Transaction, rows: Sequence[tuple[str, str, bytes]], *, not_before_us: int = 0) -> list[int]:

@@ -40,6 +40,7 @@ class Memory:
     """A sink that keeps what it is given. ``says`` decides otherwise about a delivery; ``away`` makes it unreachable."""
 
     kinds = frozenset(DeliveryKind)
+    request_seconds = 10.0
 
     def __init__(self, *, links: bool = False) -> None:
         self.name = "copy"

@@ -115,16 +115,58 @@ def test_a_reference_to_what_is_not_delivered_becomes_a_logical_one(receiver, ma
     assert found["performer"][1] == {"reference": "#inside"}
 
 
-def test_a_reference_ahead_of_its_target_fails_and_is_no_refusal(receiver, make):
-    """The target may come later: tried again, it goes through."""
+def test_a_reference_ahead_of_its_target_is_a_logical_one_until_the_next_version(receiver, make):
+    """Its target may wait behind it, so it does not wait for its target; with both there the next version is linked."""
     sink = make()
 
-    early = sink.deliver([observation("o1", of="Patient/p1")], always)
+    early = sink.deliver([observation("o1", of="Patient/p1"), version("Device", "d1")], always)
+    subject = only(receiver, "Observation")["subject"]
     sink.deliver([version("Patient", "p1")], always)
     again = sink.deliver([observation("o1", of="Patient/p1")], always)
 
-    assert [a.state for a in (*early, *again)] == [FAILED, DELIVERED]
-    assert early[0].code == "http-404"
+    assert [(a.state, a.code) for a in early] == [(DELIVERED, "unlinked"), (DELIVERED, "")]
+    assert subject == {"type": "Patient", "identifier": {"system": SYSTEM, "value": "p1"}}
+    assert [(a.state, a.code) for a in again] == [(DELIVERED, "")]
+    assert only(receiver, "Observation")["subject"]["reference"].startswith("Patient/")
+
+
+def test_two_that_refer_to_each_other_are_linked(receiver, make):
+    """In transactions of their own, neither could be first; in the end each leads to the other."""
+    others = {"p1": "Patient/p2", "p2": "Patient/p1"}
+    given = [
+        replace(
+            version("Patient", name, link=[{"other": {"reference": other}, "type": "seealso"}]),
+            linkable=frozenset({other}),
+        )
+        for name, other in others.items()
+    ]
+
+    answers = make(bundle_entries=1).deliver(given, always)
+
+    ids = {resource["identifier"][0]["value"]: name for (_, name), resource in receiver.current.items()}
+    leads = {r["identifier"][0]["value"]: r["link"][0]["other"]["reference"] for r in receiver.current.values()}
+    assert [(a.state, a.code) for a in answers] == [(DELIVERED, "")] * 2
+    assert leads == {"p1": f"Patient/{ids['p2']}", "p2": f"Patient/{ids['p1']}"}
+
+
+def test_what_is_refused_with_its_links_and_without_is_refused(receiver, make):
+    """An unresolvable reference is no cover for a resource that the server breaks on."""
+    receiver.broken_type = "Observation"
+    given = [observation("o1", of="Patient/p1"), version("Patient", "p1", key="Patient/p1")]
+
+    answers = make().deliver(given, always)
+
+    assert [a.state for a in answers] == [FAILED, HELD]
+
+
+def test_what_is_of_one_key_stays_together(receiver, make):
+    """A transaction is closed early rather than in the midst of a patient's resources, which may refer to each other."""
+    report = replace(version("DiagnosticReport", "r1", key="Patient/p2"), linkable=frozenset())
+    given = [version("Patient", "p1"), observation("o1", of="Patient/p2", linkable=()), report]
+
+    make(bundle_entries=2).deliver(given, always)
+
+    assert receiver.requests == 2
 
 
 def test_decimals_keep_their_digits(receiver, make):
@@ -235,12 +277,12 @@ def test_credentials_go_with_each_request(receiver, make, monkeypatch, given, he
         {"base_url": "http://ehr.internal/fhir"},
         {"base_url": "ftp://ehr.internal/fhir"},
         {"identifier_system": "a|b"},
-        {"timeout_seconds": 30},
+        {"timeout_seconds": 0},
         {"bearer_token": {"env": "A"}, "basic": {"username": "u", "password": {"env": "B"}}},
     ],
 )
 def test_settings_that_would_harm_are_refused(wrong):
-    """Records in the clear, a system that can't be searched, requests longer than a lease, two kinds of credentials."""
+    """Records in the clear, a system that can't be searched, no time at all, two kinds of credentials."""
     with pytest.raises(ValidationError):
         FhirServerSettings.model_validate({"base_url": "https://ehr/fhir", "identifier_system": SYSTEM, **wrong})
 
