@@ -22,6 +22,7 @@ from bridge.fhir.references import parse_absolute, parse_reference, patient_of
 Json = Any
 MAX_DEPTH: Final = 4
 MAX_PROVISIONS: Final = 200
+MAX_CONDITIONS: Final = 500  # gone through for every resource that is decided
 _RESOURCE_TYPES: Final = "http://hl7.org/fhir/resource-types"
 _URLS: Final = ("https://", "http://")
 _READING: Final = frozenset({"access", "use", "disclose"})
@@ -121,7 +122,7 @@ def compile_consent(resource: Mapping[str, Json]) -> Rule:
 
     Raises:
         Incorrect: ``consent-malformed``, ``consent-without-patient``, ``consent-status-unknown``,
-            ``consent-type-missing``, ``consent-too-deep``.
+            ``consent-type-missing``, ``consent-too-deep``, ``consent-too-long``.
         Unsupported: ``consent-element-unsupported``; it narrows by something that is not evaluated.
     """
     if resource.get("resourceType") != "Consent":
@@ -139,6 +140,12 @@ def compile_consent(resource: Mapping[str, Json]) -> Rule:
         raise _malformed("provision is not an object")
     budget = [MAX_PROVISIONS]
     provision = _provision(root, 0, budget, base)
+    if _conditions(provision) > MAX_CONDITIONS:
+        raise Incorrect(
+            "consent-too-long",
+            f"the provisions name more than {MAX_CONDITIONS} actors, purposes, types and codes",
+            remedy="Name groups or organisations instead of each member.",
+        )
     status = _status(resource)
     return Rule(status, patient, _custodian(resource), base, provision, _needs_body(provision))
 
@@ -233,6 +240,11 @@ def _permit(item: Mapping[str, Json], depth: int, base: bool | None, *, narrowed
 
 def _needs_body(provision: Provision) -> bool:
     return bool(provision.codes) or any(_needs_body(child) for child in provision.exceptions)
+
+
+def _conditions(provision: Provision) -> int:
+    own = len(provision.actors) + len(provision.purposes) + len(provision.types) + len(provision.codes)
+    return own + sum(map(_conditions, provision.exceptions))
 
 
 def _list(item: Mapping[str, Json], name: str) -> list[dict[str, Json]]:

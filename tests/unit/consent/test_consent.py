@@ -306,6 +306,26 @@ def test_deep_nesting_is_refused():
         assert caught.value.code == "consent-too-deep"
 
 
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {"actor": [entry for number in range(301) for entry in actor(f"Group/{number}")]},
+        {"purpose": purpose(*map(str, range(301)))},
+        {"code": [{"coding": [{"code": str(number)} for number in range(301)]}]},
+        {"class": [{"system": "http://hl7.org/fhir/resource-types", "code": "Observation"}] * 301},
+    ],
+    ids=["actors", "purposes", "codes", "types"],
+)
+def test_a_consent_has_a_bounded_number_of_conditions(conditions):
+    """All of them are gone through for every resource of the patient that somebody's search looks at."""
+    compile_consent(consent({"type": "deny", **conditions}))
+    twice = {"type": "permit", "provision": [{"type": "deny", **conditions}] * 2}
+
+    with pytest.raises(Incorrect) as caught:
+        compile_consent(consent(twice))
+    assert caught.value.code == "consent-too-long"
+
+
 def test_rules_survive_the_store():
     """A rule is the same after it was written and read."""
     rule = compile_consent(
