@@ -5,6 +5,9 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+from bridge.mapping.workbench.pages import page
+from bridge.mapping.workbench.sources import read_sources
+
 _PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 project = _PROJECT["name"]
@@ -19,3 +22,6 @@ nitpicky = True
 
 html_theme = "furo"
 html_title = f"{project} {release}"
+
+_HERE = Path(__file__).parent
+(_HERE / "reference" / "mappings.md").write_text(page(read_sources(_HERE.parent / "mappings")), encoding="utf-8")

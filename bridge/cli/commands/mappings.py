@@ -13,13 +13,14 @@ from bridge.cli.corpus import Converter, Entry, contents, files, site_of
 from bridge.cli.errors import CHECK_FAILED
 from bridge.cli.invocation import Invocation, json_option, pass_invocation
 from bridge.config.load import mappings_root
-from bridge.errors import BridgeError, Incorrect
+from bridge.errors import BridgeError, Incorrect, NotFound
 from bridge.mapping.operations import Conversion
 from bridge.mapping.rules import load_rules
 from bridge.mapping.workbench.difference import Change, Sums
 from bridge.mapping.workbench.findings import Finding, Severity, as_json, as_sarif
 from bridge.mapping.workbench.lint import lint as findings_of
-from bridge.mapping.workbench.sources import shown
+from bridge.mapping.workbench.pages import described, name_of
+from bridge.mapping.workbench.sources import read_sources, shown
 
 BUILT_IN: Final = Path("built-in")
 
@@ -161,6 +162,31 @@ def diff(
     else:
         click.echo("\n".join(sums.lines()))
     return CHECK_FAILED if sums.differs else 0
+
+
+@command.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option(
+    "--mappings",
+    "overlays",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    multiple=True,
+    help="Folder of mappings searched before the built-in ones; may be repeated.",
+)
+def show(names: tuple[str, ...], overlays: tuple[Path, ...]) -> None:
+    """Show what the maps of a message, segment, data type or table read and write.
+
+    \b
+    Example:
+      $ hiebridge mappings show PID ADT_A01
+    """  # noqa: D301 - click's mark
+    sources = read_sources(mappings_root(), overlays)
+    for name in names:
+        found = [source for source in sources.files if name_of(source) == name]
+        if not found:
+            raise NotFound("mapping-absent", f"there is no message, segment, data type or table {name}")
+        for source in found:
+            click.echo("\n".join(described(source)))
 
 
 def _sets(path: Path) -> tuple[Path, tuple[Path, ...]]:

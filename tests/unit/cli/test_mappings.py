@@ -195,3 +195,10 @@ def test_mappings_do_not_differ_from_themselves(feed, capsys):
     """Exit code 0, and a line that says so."""
     assert run(["mappings", "diff", "mine", "mine", "feed"]) == 0
     assert capsys.readouterr().out == "3 messages: 0 changed\n"
+
+
+def test_a_map_is_shown_with_its_overlay(overlay, capsys):
+    """What is in force, not what is installed."""
+    assert run(["mappings", "show", "AdministrativeSex", "--mappings", "mine"]) == 0
+    assert "| `M` | `man` |" in capsys.readouterr().out
+    assert run(["mappings", "show", "Nothing"]) == 4
