@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -134,3 +134,40 @@ def rule_names(sources: Sources) -> list[str]:
         for _, entry in source.content.map("maps").maps()
         for name in entry.map("rules")
     ]
+
+
+def fields_read(sources: Sources) -> set[Place]:
+    """The fields that a rule of a segment map reads."""
+    found: set[Place] = set()
+    for source in sources.of("segments"):
+        for _, entry in source.content.map("maps").maps():
+            for _, rule in entry.map("rules").maps():
+                for text in rule.texts("from"):
+                    segment, _, rest = text.partition("-")
+                    if rest:
+                        found.add(Place(segment, int(rest.partition(".")[0])))
+    return found
+
+
+class Followed(NamedTuple):
+    """How far mappings and messages reach into the official guide.
+
+    Attributes:
+        there: fields for which the guide's segment maps have a target.
+        read: those that a rule of ours reads.
+        exercised: those of which a message had something mapped.
+        unread: the others, in order.
+    """
+
+    there: int
+    read: int
+    exercised: int
+    unread: tuple[str, ...]
+
+
+def followed(guide: Iterable[Place], read: set[Place], messages: Coverage) -> Followed:
+    """Holds the fields of the guide against what rules read and messages exercised."""
+    fields = set(guide)
+    mapped = {place for (place, fate), count in messages.fates.items() if fate is Fate.MAPPED and count}
+    unread = tuple(str(place) for place in sorted(fields - read))
+    return Followed(len(fields), len(fields & read), len(fields & mapped), unread)

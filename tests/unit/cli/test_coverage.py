@@ -78,3 +78,20 @@ def test_rules_that_no_message_exercised_are_listed(coverage):
     assert rules["exercised"] + len(rules["not_exercised"]) == rules["compiled"]
     assert "segments/PID.yaml#sex" not in rules["not_exercised"]
     assert "segments/OBX.yaml#status" in rules["not_exercised"]
+
+
+def test_the_official_guide_is_held_against_rules_and_messages(coverage, tmp_path):
+    """Fields that have a target there: how many rules read, and how many messages exercised."""
+    (tmp_path / "guide" / "segments").mkdir(parents=True)
+    rows = [("PID-8", "Patient.gender"), ("PID-8", "Patient.other"), ("PID-1", ""), ("OBX-11", "Observation.status")]
+    rows += [("ZZZ-3", "Basic.code")]
+    text = "".join(f",{field},,,,,,,,{target},\n" for field, target in rows)
+    (tmp_path / "guide" / "segments" / "a.csv").write_text("\ufeffhead,er\n" + text, encoding="utf-8")
+
+    _, out = coverage("a", "--guide", "guide", "--json")
+    assert json.loads(out)["guide"] == {"there": 3, "read": 2, "exercised": 1, "unread": ["ZZZ-3"]}
+
+    _, out = coverage("a", "--guide", "guide", "--rules")
+    assert "official guide: of 3 fields with a target rules read 2, messages exercised 1\n" in out
+    assert "  not read: ZZZ-3\n" in out
+    assert coverage("a", "--guide", "b")[0] == 2
