@@ -383,14 +383,16 @@ async def _with_names(
     txn: AsyncTransaction, request: AccessRequest, facts: Mapping[int, PatientFacts]
 ) -> AccessRequest:
     """The request with what the store knows of those whom Consents deny under names that the caller does not go by."""
-    open_ones: set[str] = set()
+    denied: set[str] = set()
     for item in facts.values():
-        # Patient by patient: what one of them denies must not spend what another's consents are looked up with.
-        actors = {actor for entry in item.compartment.consents for actor in denied_actors(entry.rule)}
-        open_ones.update(sorted(undecided(actors, request.actors))[:MAX_NAMED_ACTORS] if actors else ())
-    if not open_ones:
+        actors = {actor for entry in item.compartment.consents for actor in denied_actors(entry.rule)} - request.actors
+        if actors:
+            # Patient by patient: what one of them denies must not spend what another's consents are looked up with.
+            open_ones = undecided(actors, request.actors)
+            denied.update([*sorted(open_ones), *sorted(actors - open_ones)][:MAX_NAMED_ACTORS])
+    if not denied:
         return request
-    known = await _identifiers(txn, open_ones | request.actors)
+    known = await _identifiers(txn, denied | request.actors)
     aliases = frozenset().union(*(known.get(name, frozenset()) for name in request.actors))
     return replace(request, aliases=aliases, meanings=known)
 

@@ -282,6 +282,27 @@ def test_a_denied_identifier_is_found_at_the_clients_resource(exchange, value, s
     assert exchange.get("Patient/p1", token=mint("research")).status_code == status
 
 
+@pytest.mark.parametrize(("shared", "status"), [("urn:npi|1", 404), ("urn:npi|2", 200)])
+def test_one_person_under_two_ids_is_one_person(exchange, shared, status):
+    """Each site's Practitioner has an id of its own here: what has an identifier in common is not somebody else."""
+    for fhir_id, number in (("here", "urn:npi|1"), ("there", shared)):
+        body = organization(fhir_id, f"urn:site:{fhir_id}|7", number) | {"resourceType": "Practitioner"}
+        exchange.seed.put(body)
+    exchange.post_consent(permit("p1", "deny", actors=("Practitioner/there",)), token=PORTAL)
+
+    assert exchange.get("Patient/p1", token=mint(fhirUser="Practitioner/here")).status_code == status
+
+
+def test_an_earlier_identifier_of_an_organization_means_it(exchange):
+    """The token gives one value of a system, the client's Organization also has the one that the Consent gives."""
+    exchange.seed.put(organization("r", f"{ISSUER}|old"))
+    consent = permit("p1", "deny", actors=("x",))
+    consent["provision"]["actor"][0]["reference"] = {"identifier": {"system": ISSUER, "value": "old"}}
+    exchange.post_consent(consent, token=PORTAL)
+
+    assert exchange.get("Patient/p1", token=mint("research")).status_code == 404
+
+
 def test_one_patients_consents_do_not_spend_what_anothers_are_looked_up_with(exchange, monkeypatch):
     """However many a patient denies, the deny of another patient, which surely means someone else, hides nothing."""
     monkeypatch.setattr(enforcement, "MAX_NAMED_ACTORS", 3)
