@@ -108,16 +108,16 @@ class Dispatcher:
         if not self._hold_lease():
             return 0
         with self._database.transaction(read_only=True) as txn:
-            rows = outbox.due(txn, self._route.destination, _BATCH)
+            rows, behind = outbox.due(txn, self._route.destination, _BATCH)
             withheld = self._restricted(txn, rows)
             told = self._told(txn, [row for row in rows if row.key not in withheld])
-        if not rows:
+        if not rows and not behind:
             return 0
         known = [(row, delivery) for row, delivery in told if delivery is not None]
         answers = self._given([delivery for _, delivery in known], lambda: self._may_go_on(stop)) if known else ()
         failpoint("deliver.after-send")
         gone = [row.outbox_key for row, delivery in told if delivery is None]
-        return self._settle(rows, list(zip(known, answers, strict=False)), gone, withheld)
+        return self._settle(rows, list(zip(known, answers, strict=False)), gone, withheld, behind)
 
     def _given(self, due: Sequence[Delivery], go_on: Callable[[], bool]) -> Sequence[Answer]:
         """The sink's answers; where its code breaks on one delivery, it gets them one by one, and that one is refused."""
@@ -157,20 +157,17 @@ class Dispatcher:
             return
         with self._database.transaction() as txn:
             standing = outbox.standing(txn, self._route.destination)
-            # What is held, or restricted, is not behind.
-            late = [row.created_us for row in outbox.due(txn, self._route.destination, 1)]
-            late += [standing.failing_us] if standing.failing_us is not None else []
-            waited = txn.now_us() - min(late) if late else 0
+            waited = 0 if standing.oldest_us is None else txn.now_us() - standing.oldest_us
             if waited > self._conduct.behind_seconds * 1e6:
                 alarms.raise_alarm(txn, BEHIND_ALARM, self._sink.name, f"{standing.number} deliveries wait")
             else:
                 alarms.clear(txn, BEHIND_ALARM, self._sink.name)
         waiting.set(standing.number)
         aside.set(standing.aside)
-        if late:
-            metrics.mark(age, min(late))
-        else:
+        if standing.oldest_us is None:
             age.set_function(lambda: 0.0)
+        else:
+            metrics.mark(age, standing.oldest_us)
 
     def _restricted(self, txn: Transaction, rows: Sequence[OutboxRow]) -> set[str]:
         """Keys whose patient, or another record of the same person, is restricted."""
@@ -215,6 +212,7 @@ class Dispatcher:
         answered: Sequence[tuple[tuple[OutboxRow, Delivery], Answer]],
         gone: Sequence[int],
         withheld: set[str],
+        behind: Sequence[tuple[int, int, int]],
     ) -> int:
         done = [row.outbox_key for (row, _), answer in answered if answer.state is DeliveryState.DELIVERED]
         with self._database.transaction() as txn:
@@ -224,7 +222,7 @@ class Dispatcher:
             first = {row.key: row.outbox_key for row in reversed(rows) if row.key in withheld}  # it holds the others
             later += [(key, txn.now_us() + int(_RESTRICTED_SECONDS * 1e6), 0) for key in first.values()]
             outbox.delete(txn, [*done, *gone])
-            outbox.defer(txn, later)
+            outbox.defer(txn, [*later, *behind])
         failpoint("deliver.after-commit")
         for (_, delivery), answer in answered:
             if answer.state is DeliveryState.DELIVERED:
@@ -234,7 +232,7 @@ class Dispatcher:
         unlinked = sum(1 for _, answer in answered if answer.state is DeliveryState.DELIVERED and answer.code)
         if unlinked:
             _log.info("deliveries-unlinked", sink=self._sink.name, deliveries=unlinked)
-        return len(done) + len(gone) + len(later)
+        return len(done) + len(gone) + len(later) + len(behind)
 
     def _not_delivered(
         self, txn: Transaction, answered: Sequence[tuple[OutboxRow, Answer]]
@@ -360,6 +358,7 @@ def retry(database: Database, route: Route, numbers: Sequence[int] | None = None
         # As if it had just become due, at its own place; and with all its attempts.
         outbox.defer(txn, [(row.outbox_key, row.created_us, -row.attempts) for row in rows])
         for row in rows:
+            outbox.release(txn, route.destination, row.key)
             alarms.clear(txn, ASIDE_ALARM, _subject(route.sink, row.outbox_key))
     return len(rows)
 
@@ -373,6 +372,7 @@ def discard(database: Database, route: Route, number: int, *, by: str, reason: s
     with database.transaction() as txn:
         row = _held(txn, route, number)
         outbox.delete(txn, [row.outbox_key])
+        outbox.release(txn, route.destination, row.key)
         subject = _subject(route.sink, row.outbox_key)
         alarms.raise_alarm(txn, ASIDE_ALARM, subject, f"discarded by {by}: {reason}")
         alarms.clear(txn, ASIDE_ALARM, subject)
@@ -394,7 +394,7 @@ def refill(database: Database, route: Route, *, chunk: int = 500) -> int:
 
 def _held(txn: Transaction, route: Route, number: int) -> OutboxRow:
     row = outbox.hold(txn, number)
-    if row is None or row.destination != route.destination or row.next_us != outbox.NEVER_US:
+    if row is None or row.destination != route.destination or row.next_us != outbox.NEVER_US or not row.attempts:
         raise NotFound(
             "delivery-unknown", f"no delivery {number} is set aside for {route.sink}", remedy="List them: sinks list."
         )

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from bridge.store.database import Transaction
 from bridge.store.dialect import Statement, rows_parameter
 from bridge.store.rows import OutboxRow
-from bridge.store.schema import BIGINT
+from bridge.store.schema import BIGINT, TEXT
 from bridge.store.schema import outbox as t
 
 NEVER_US: Final = 2**63 - 1
@@ -54,22 +54,27 @@ _MARK: Final = Statement(
 _carried: Final = sa.and_(t.c.destination == sa.bindparam("destination"), t.c.sending == sa.bindparam("prepared"))
 _SENT: Final = Statement(sa.delete(t).where(_carried))
 _NOT_SENT: Final = Statement(sa.update(t).values(sending=sa.null()).where(_carried))
-_earlier: Final = t.alias("earlier")
-# A later entry of a key may overtake none before it: neither one that waits for its time nor one that was set aside.
-_overtakes: Final = sa.exists().where(
-    _earlier.c.destination == t.c.destination,
-    _earlier.c.key == t.c.key,
-    sa.or_(
-        _earlier.c.created_us < t.c.created_us,
-        sa.and_(_earlier.c.created_us == t.c.created_us, _earlier.c.outbox_key < t.c.outbox_key),
-    ),
-    _earlier.c.next_us > t.c.next_us,
-)
 _DUE: Final = Statement(
     sa.select(t)
-    .where(t.c.destination == sa.bindparam("destination"), t.c.next_us <= sa.bindparam("now"), ~_overtakes)
-    .order_by(t.c.next_us, t.c.created_us, t.c.outbox_key)
+    .where(t.c.destination == sa.bindparam("destination"), t.c.next_us <= sa.bindparam("now"))
+    .order_by(t.c.next_us, t.c.outbox_key)
     .limit(sa.bindparam("count"))
+)
+_names: Final = rows_parameter("names", key=TEXT)
+_QUEUES: Final = Statement(
+    sa.select(t.c.key, t.c.outbox_key, t.c.next_us)
+    .where(t.c.destination == sa.bindparam("destination"), t.c.key.in_(sa.select(_names.c.key)))
+    .order_by(t.c.key, t.c.created_us, t.c.outbox_key)
+)
+_RELEASE: Final = Statement(
+    sa.update(t)
+    .values(next_us=t.c.created_us)
+    .where(
+        t.c.destination == sa.bindparam("destination_"),
+        t.c.key == sa.bindparam("key_"),
+        t.c.next_us == NEVER_US,
+        t.c.attempts == sa.literal_column("0"),
+    )
 )
 _later: Final = rows_parameter("later", outbox_key=BIGINT, next_us=BIGINT, tried=BIGINT)
 _DEFER: Final = Statement(
@@ -79,16 +84,23 @@ _DEFER: Final = Statement(
 )
 _ASIDE: Final = Statement(
     sa.select(t)
-    .where(t.c.destination == sa.bindparam("destination"), t.c.next_us == NEVER_US)
+    .where(
+        t.c.destination == sa.bindparam("destination"), t.c.next_us == NEVER_US, t.c.attempts > sa.literal_column("0")
+    )
     .order_by(t.c.outbox_key)
     .limit(sa.bindparam("count"))
 )
 _GET: Final = Statement(sa.select(t).where(t.c.outbox_key == sa.bindparam("outbox_key")).with_for_update())
+_tried: Final = t.c.attempts > sa.literal_column("0")
 _STANDING: Final = Statement(
     sa.select(
         sa.func.count(),
-        sa.func.coalesce(sa.func.sum(sa.case((t.c.next_us == NEVER_US, 1), else_=0)), 0),
-        sa.func.min(sa.case((sa.and_(t.c.attempts > sa.literal_column("0"), t.c.next_us < NEVER_US), t.c.created_us))),
+        sa.func.coalesce(sa.func.sum(sa.case((sa.and_(t.c.next_us == NEVER_US, _tried), 1), else_=0)), 0),
+        sa.func.min(
+            sa.case(
+                (sa.or_(t.c.next_us <= sa.bindparam("now"), sa.and_(_tried, t.c.next_us < NEVER_US)), t.c.created_us),
+            )
+        ),
     ).where(t.c.destination == sa.bindparam("destination"))
 )
 _WAITING: Final = Statement(
@@ -97,11 +109,21 @@ _WAITING: Final = Statement(
 
 
 class OutboxStanding(NamedTuple):
-    """What a destination has before it: entries in all, how many were set aside, and the oldest that failed and waits (µs)."""
+    """What a destination has before it: entries in all, how many of them were set aside, and the oldest that is due (µs).
+
+    What failed and is to be tried again counts as due; what waits behind others, or for another reason, does not.
+    """
 
     number: int
     aside: int
-    failing_us: int | None
+    oldest_us: int | None
+
+
+class Turn(NamedTuple):
+    """What may be sent now, in order within each key; and what waits behind others, as :func:`defer` takes it."""
+
+    rows: list[OutboxRow]
+    behind: list[tuple[int, int, int]]
 
 
 def put(txn: Transaction, rows: Sequence[tuple[str, str, bytes]], *, not_before_us: int = 0) -> list[int]:
@@ -129,20 +151,37 @@ def unsent(txn: Transaction, destination: str, limit: int) -> list[OutboxRow]:
     return [OutboxRow._make(row) for row in txn.execute(_UNSENT, given)]
 
 
-def due(txn: Transaction, destination: str, limit: int) -> list[OutboxRow]:
-    """Up to ``limit`` that may be sent now, in order within each key: none of which an earlier one of its key waits.
+def due(txn: Transaction, destination: str, limit: int) -> Turn:
+    """Up to ``limit`` of what is due: of each key a beginning of what waits for it, so that nothing overtakes.
 
-    For destinations whose entries are put by :func:`put_dated`. One dispatcher a destination, by lease.
+    For destinations whose entries are put by :func:`put_dated`. One dispatcher a destination, by lease. It defers what is
+    behind others until those are due, or a few patients who wait would stand before all who do not.
     """
-    given = {"destination": destination, "now": txn.now_us(), "count": limit}
-    rows = [OutboxRow._make(row) for row in txn.execute(_DUE, given)]
-    return sorted(rows, key=lambda row: (row.created_us, row.outbox_key))
+    found = txn.execute(_DUE, {"destination": destination, "now": txn.now_us(), "count": limit})
+    rows = {row[0]: OutboxRow._make(row) for row in found}
+    queues = (
+        txn.execute(_QUEUES, {"destination": destination, "names": {row.key for row in rows.values()}}) if rows else []
+    )
+    behind: list[tuple[int, int, int]] = []
+    waits: dict[str, int] = {}  # key → when the first that is not in this turn will be due
+    for key, outbox_key, next_us in queues:
+        if outbox_key not in rows:
+            waits.setdefault(key, next_us)
+        elif key in waits:
+            until = max(waits[key], rows.pop(outbox_key).next_us + 1)
+            behind.append((outbox_key, min(until, NEVER_US), 0))
+    return Turn(sorted(rows.values(), key=lambda row: (row.created_us, row.outbox_key)), behind)
 
 
 def defer(txn: Transaction, rows: Collection[tuple[int, int, int]]) -> None:
     """Lets entries wait: (outbox_key, until when in µs or :data:`NEVER_US`, attempts to be added)."""
     if rows:
         txn.change(_DEFER, {"later": list(rows)})
+
+
+def release(txn: Transaction, destination: str, key: str) -> None:
+    """Lets what waited behind an entry that was set aside be due again."""
+    txn.change(_RELEASE, {"destination_": destination, "key_": key})
 
 
 def aside(txn: Transaction, destination: str, limit: int) -> list[OutboxRow]:
@@ -158,7 +197,7 @@ def hold(txn: Transaction, outbox_key: int) -> OutboxRow | None:
 
 def standing(txn: Transaction, destination: str) -> OutboxStanding:
     """What a destination has before it."""
-    [row] = txn.execute(_STANDING, {"destination": destination})
+    [row] = txn.execute(_STANDING, {"destination": destination, "now": txn.now_us()})
     return OutboxStanding._make(row)
 
 

@@ -530,14 +530,36 @@ def test_order_is_by_time_and_not_by_key(store_url):
         outbox.put_dated(txn, [("sink.x", "a", b"2", now - 5), ("sink.x", "b", b"1", now - 9)])
         outbox.put_dated(txn, [("sink.x", "a", b"1", now - 7), ("sink.x", "c", b"later", now + 10**9)])
         due = outbox.due(txn, "sink.x", 9)
-        assert [(row.key, row.payload) for row in due] == [("b", b"1"), ("a", b"1"), ("a", b"2")]
+        assert [(row.key, row.payload) for row in due.rows] == [("b", b"1"), ("a", b"1"), ("a", b"2")]
+        assert due.behind == []
 
-        [first] = [row for row in due if (row.key, row.payload) == ("a", b"1")]
+        [first] = [row for row in due.rows if (row.key, row.payload) == ("a", b"1")]
         outbox.defer(txn, [(first.outbox_key, now + 10**9, 1)])
-        assert [row.key for row in outbox.due(txn, "sink.x", 9)] == ["b"]
+        then = outbox.due(txn, "sink.x", 9)
+        assert [row.key for row in then.rows] == ["b"]
+        assert [until for _, until, _ in then.behind] == [now + 10**9]
 
+        outbox.defer(txn, then.behind)
         outbox.defer(txn, [(first.outbox_key, now - 1, 1)])
-        assert [(row.key, row.payload, row.attempts) for row in outbox.due(txn, "sink.x", 9)] == [
+        assert [(row.key, row.payload, row.attempts) for row in outbox.due(txn, "sink.x", 9).rows] == [
             ("b", b"1", 0),
             ("a", b"1", 2),
         ]
+
+
+def test_what_is_cut_off_is_not_overtaken(store_url):
+    """An earlier change that is due later than those behind it lets none of them pass, wherever a turn ends."""
+    with open_database(store_url) as database, database.transaction() as txn:
+        now = txn.now_us()
+        outbox.put_dated(txn, [("sink.x", "a", str(number).encode(), now - 100 + number) for number in range(6)])
+        first = outbox.due(txn, "sink.x", 1).rows[0]
+        outbox.defer(txn, [(first.outbox_key, now - 1, 1)])
+
+        sent: list[bytes] = []
+        for _ in range(20):
+            turn = outbox.due(txn, "sink.x", 2)
+            sent += [row.payload for row in turn.rows]
+            outbox.delete(txn, [row.outbox_key for row in turn.rows])
+            outbox.defer(txn, turn.behind)
+
+        assert sent == [str(number).encode() for number in range(6)]

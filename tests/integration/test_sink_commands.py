@@ -51,7 +51,7 @@ def refused(bridge: Bridge) -> int:
     due = '["event","resource","x/1",1,{},null]'
     with bridge.database(read_only=False) as database, database.transaction() as txn:
         outbox.put_dated(txn, [("sink.ehr", "Patient/p", due.encode(), 1), ("sink.ehr", "Patient/p", due.encode(), 2)])
-        [first] = outbox.due(txn, "sink.ehr", 1)
+        [first] = outbox.due(txn, "sink.ehr", 1).rows
         outbox.defer(txn, [(first.outbox_key, outbox.NEVER_US, 1)])
         alarms.raise_alarm(txn, ASIDE_ALARM, f"ehr:{first.outbox_key}", "http-422")
         return first.outbox_key
@@ -80,7 +80,7 @@ def test_a_discard_says_who_and_why(ask, refused, bridge):
     code, _ = ask("sinks", "discard", "ehr", str(refused), "--reason", "ticket 12", "--by", "ops")
 
     with bridge.database() as database, database.transaction(read_only=True) as txn:
-        assert [row.created_us for row in outbox.due(txn, "sink.ehr", 9)] == [2]
+        assert [row.created_us for row in outbox.due(txn, "sink.ehr", 9).rows] == [2]
         assert alarms.active(txn) == []
     assert code == 0
     assert ask("sinks", "discard", "ehr", str(refused), "--reason", "again")[0] == 4  # it is no longer there
