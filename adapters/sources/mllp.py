@@ -7,9 +7,11 @@ What the sender is told:
 - AA, in enhanced mode CA: the message is durable here. It says nothing of its content.
 - AR, in enhanced mode CR: it can never be accepted (no HL7 v2 header, too large, refused by the intake): sending it again is
   of no use.
+- AE, only in original mode with ``acknowledge: application``, where AA says that the message had its effect: it is a dead
+  letter. Nothing is lost by skipping it.
 - Nothing, and the connection goes on: in enhanced mode, where MSH-15 does not ask for that answer.
 - Nothing, and the connection is closed: it could not be stored; send it again. Most senders skip a message after AE or CE,
-  so neither is ever sent.
+  so neither is sent for that.
 
 Messages of one connection are taken one after the other, in order. A frame that breaks the rules harms no other: bytes between
 frames and halves of messages are left out, and reported by their number only.
@@ -36,7 +38,7 @@ from bridge.errors import BridgeError, Incorrect, Unavailable
 from bridge.hl7v2.acknowledge import AckCode, AckError, Asked, ack_error, acknowledge, read_asked
 from bridge.hl7v2.mllp import Frame, FrameReader, Stray, frame
 from bridge.hl7v2.repeats import Answered, Repeats, digest_of, sender_key
-from bridge.pipeline.ports import ContentKind, Intake, RawMessage
+from bridge.pipeline.ports import ContentKind, Intake, RawMessage, Receipt, Settled, TellsOutcome
 from bridge.telemetry import metrics
 from bridge.telemetry.failpoints import failpoint
 from bridge.telemetry.stop import Stop
@@ -46,6 +48,8 @@ _log = structlog.get_logger(__name__)
 _CHUNK: Final = 65_536
 _MAX_STRAY_BYTES: Final = 65_536
 _AFTER_FS_SECONDS: Final = 1.0
+
+_DEAD: Final = AckError("dead-letter")
 
 _PROCESS: Final = secrets.token_hex(4).upper()
 _answers: Final = itertools.count(1)
@@ -86,6 +90,13 @@ class AckMode(StrEnum):
 
     AS_ASKED = "as-asked"  # enhanced mode where MSH-15 or MSH-16 is valued, else original mode
     ORIGINAL = "original"
+
+
+class Acknowledge(StrEnum):
+    """What an answer in original mode states."""
+
+    DURABLE = "durable"
+    APPLICATION = "application"
 
 
 class OtherContent(StrEnum):
@@ -146,6 +157,16 @@ class MllpSettings(BaseModel):
         description="`as-asked`: enhanced mode for messages with MSH-15 or MSH-16, which then say what is answered, original "
         "mode for others. `original`: every message is answered with AA or AR.",
     )
+    acknowledge: Acknowledge = Field(
+        default=Acknowledge.DURABLE,
+        description="What original mode states: `durable` = receipt; `application` = AA once the worker has stored what the "
+        "message says, AE where it became a dead letter. Needs `intake: queue`; enhanced mode states receipt either way.",
+    )
+    application_wait_seconds: float = Field(
+        default=10,
+        gt=0,
+        description="With `acknowledge: application`: after this without outcome nothing is answered and the connection closed.",
+    )
     repeats: RepeatSettings = Field(default=RepeatSettings(), description="Messages that come again.")
 
 
@@ -162,6 +183,7 @@ class _Counts:
         self.unanswered = metrics.ACKNOWLEDGEMENTS.labels(name, told.NONE)
         self.answered = {
             AckCode.ACCEPT: metrics.ACKNOWLEDGEMENTS.labels(name, told.ACCEPTED),
+            AckCode.ERROR: metrics.ACKNOWLEDGEMENTS.labels(name, told.APPLICATION_ERROR),
             AckCode.REJECT: metrics.ACKNOWLEDGEMENTS.labels(name, told.REJECTED),
             AckCode.COMMIT_ACCEPT: metrics.ACKNOWLEDGEMENTS.labels(name, told.COMMIT_ACCEPTED),
             AckCode.COMMIT_REJECT: metrics.ACKNOWLEDGEMENTS.labels(name, told.COMMIT_REJECTED),
@@ -192,11 +214,17 @@ class MllpListener:
         """Listens until ``stop`` is set; then finishes the messages that have begun to come in, and returns.
 
         Raises:
-            Incorrect: ``mllp-certificate-invalid``.
+            Incorrect: ``mllp-certificate-invalid``; ``mllp-outcome-unknown``, the intake can't tell what becomes of messages.
             Unavailable: ``mllp-port-unavailable``, the address cannot be listened on.
         """
         settings = self._settings
         tls = settings.tls.context() if settings.tls else None
+        if settings.acknowledge is Acknowledge.APPLICATION and not isinstance(intake, TellsOutcome):
+            raise Incorrect(
+                "mllp-outcome-unknown",
+                f"listener {self.name} is to acknowledge what became of messages, and its intake does not know",
+                remedy="Set intake: queue, or acknowledge: durable.",
+            )
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             connection = _Connection(self.name, settings, intake, stop, reader, writer, self._counts, self._repeats)
@@ -372,7 +400,7 @@ class _Connection:
         if key and (before := self._repeats.same(key, digest, now)):
             return before
         error = await self._refusal(found, asked, reused=key is not None and self._repeats.other(key, digest))
-        code = self._code(asked, refused=error is not None)
+        code = self._code(asked, error)
         answer = b""
         if code is not None:
             control_id = f"{_PROCESS}{next(_answers)}"
@@ -382,16 +410,20 @@ class _Connection:
             self._repeats.keep(key, answered)
         return answered
 
-    def _code(self, asked: Asked, *, refused: bool) -> AckCode | None:
+    def _original(self, asked: Asked) -> bool:
+        return self._settings.acknowledgement_mode is AckMode.ORIGINAL or not asked.enhanced
+
+    def _code(self, asked: Asked, error: AckError | None) -> AckCode | None:
         """MSA-1 for a message that is durable or refused; None where the sender does not want to hear that."""
-        if self._settings.acknowledgement_mode is AckMode.ORIGINAL or not asked.enhanced:
-            return AckCode.REJECT if refused else AckCode.ACCEPT
+        if self._original(asked):
+            return AckCode.ACCEPT if error is None else AckCode.ERROR if error is _DEAD else AckCode.REJECT
+        refused = error is not None
         if not asked.accept.wants(success=not refused):
             return None
         return AckCode.COMMIT_REJECT if refused else AckCode.COMMIT_ACCEPT
 
     async def _refusal(self, found: Frame, asked: Asked, *, reused: bool) -> AckError | None:
-        """Why the message can never be accepted; None once it is durable."""
+        """Why the message can never be accepted; None once it is durable, or, where that is asked for, had its effect."""
         code = ""
         if found.too_large:
             code = "message-too-large"
@@ -402,15 +434,26 @@ class _Connection:
             code = "control-id-reused"
         else:
             try:
-                await self._intake.accept(
-                    RawMessage(self._listener, found.content, ContentKind.HL7V2, received_us=time.time_ns() // 1000)
-                )
+                raw = RawMessage(self._listener, found.content, ContentKind.HL7V2, received_us=time.time_ns() // 1000)
+                receipt = await self._intake.accept(raw)
+                if self._settings.acknowledge is Acknowledge.APPLICATION and self._original(asked):
+                    return await self._outcome(raw, receipt)
             except Incorrect as error:
                 code = error.code
         if not code:
             return None
         self._report("mllp-message-refused", code=code, bytes=found.size)
         return ack_error(code)
+
+    async def _outcome(self, raw: RawMessage, receipt: Receipt) -> AckError | None:
+        """What became of a message. Raises Unavailable where that takes too long: it is durable, and sent again harmless."""
+        intake = self._intake
+        assert isinstance(intake, TellsOutcome)
+        try:
+            async with asyncio.timeout(self._settings.application_wait_seconds):
+                return _DEAD if await intake.outcome(raw, receipt) is Settled.DEAD else None
+        except TimeoutError:
+            raise Unavailable("mllp-outcome-late", "the worker has not stored the message in time") from None
 
     def _report(self, event: str, **facts: object) -> None:
         _log.warning(event, listener=self._listener, **facts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bridge.errors import Conflict
 from bridge.telemetry.stop import Stop
@@ -70,6 +70,25 @@ class Intake(Protocol):
 
     def close(self) -> None:
         """Finishes what was accepted and lets go of connections; may block; idempotent."""
+        ...
+
+
+class Settled(StrEnum):
+    """What became of an accepted message."""
+
+    DONE = "done"  # it had its effect, or was left out by the site's file, or had come before
+    DEAD = "dead"  # it is a dead letter: kept, without effect until an operator replays it
+
+
+@runtime_checkable
+class TellsOutcome(Protocol):
+    """An intake that also knows what became of what it accepted."""
+
+    async def outcome(self, raw: RawMessage, receipt: Receipt) -> Settled:
+        """Returns once the worker has committed what it made of ``raw``, which :meth:`Intake.accept` gave ``receipt`` for.
+
+        Waits without limit: who calls it bounds it. While the store does not answer it goes on waiting.
+        """
         ...
 
 

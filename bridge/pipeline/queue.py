@@ -16,7 +16,7 @@ from bridge.errors import BridgeError, Busy, Fault, Incorrect, Unavailable
 from bridge.keys.envelope import Envelope, open_envelope, seal
 from bridge.keys.ports import KeyWrapper
 from bridge.pipeline.batch import QUEUE_TOPIC, Batcher, Item
-from bridge.pipeline.ports import ContentKind, RawMessage, Receipt
+from bridge.pipeline.ports import ContentKind, RawMessage, Receipt, Settled
 from bridge.pipeline.prepare import Prepared, Preparer, aad, detect
 from bridge.pipeline.worker import report
 from bridge.store import positions, raw_messages, source_control
@@ -30,6 +30,15 @@ _log = structlog.get_logger(__name__)
 _GROUP = 500
 _IDLE_SECONDS = 0.1
 _COUNT_INTERVAL_SECONDS = 1.0
+_LOOK_SECONDS = 0.02
+_ROW = "raw_message/"
+
+
+@dataclass(slots=True, eq=False)
+class _Watched:
+    row: tuple[int, int]  # raw_key, received_us
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[Settled]
 
 
 @dataclass(slots=True)
@@ -52,6 +61,8 @@ class QueueIntake:
         self._wrapper = wrapper
         self._limit = waiting_messages
         self._queue: deque[_Waiting] = deque()
+        self._watched: set[_Watched] = set()
+        self._looked_at = 0.0
         self._filled = threading.Condition()
         self._closing = False
         self._backlog = 0  # waiting rows, as of the last count and what was added since
@@ -73,6 +84,20 @@ class QueueIntake:
             self._filled.notify()
         return await waiting.done
 
+    async def outcome(self, raw: RawMessage, receipt: Receipt) -> Settled:
+        """See :class:`bridge.pipeline.ports.TellsOutcome`; one query every 20 ms for all who ask."""
+        loop = asyncio.get_running_loop()
+        row = (int(receipt.reference.removeprefix(_ROW)), raw.received_us)
+        watched = _Watched(row, loop, loop.create_future())
+        with self._filled:
+            self._watched.add(watched)
+            self._filled.notify()
+        try:
+            return await watched.done
+        finally:
+            with self._filled:
+                self._watched.discard(watched)
+
     def close(self) -> None:
         """Writes what waits, then ends the thread and the connection."""
         with self._filled:
@@ -85,7 +110,7 @@ class QueueIntake:
         while True:
             with self._filled:
                 if not self._queue and not self._closing:
-                    self._filled.wait(_COUNT_INTERVAL_SECONDS)
+                    self._filled.wait(_LOOK_SECONDS if self._watched else _COUNT_INTERVAL_SECONDS)
                 if not self._queue and self._closing:
                     return
                 group = [self._queue.popleft() for _ in range(min(_GROUP, len(self._queue)))]
@@ -93,6 +118,23 @@ class QueueIntake:
                 self._settle(group)
             else:
                 self._recount()
+            self._look()
+
+    def _look(self) -> None:
+        """Tells those who ask what became of their messages."""
+        with self._filled:
+            watched = list(self._watched)
+        now = time.monotonic()
+        if not watched or now - self._looked_at < _LOOK_SECONDS / 2:
+            return
+        self._looked_at = now
+        with suppress(BridgeError), self._database.transaction(read_only=True) as txn:
+            states = raw_messages.settled(txn, {one.row for one in watched})
+            for one in watched:
+                if (state := states.get(one.row[0])) is not None:
+                    settled = Settled.DEAD if state is RawState.DEAD else Settled.DONE
+                    with suppress(RuntimeError):  # the loop of whoever asked is closed
+                        one.loop.call_soon_threadsafe(_told, one.done, settled)
 
     def _settle(self, group: list[_Waiting]) -> None:
         """Writes and answers a group; halves one that cannot be stored, until the culprit alone hears why."""
@@ -128,7 +170,7 @@ class QueueIntake:
             else:
                 self._backlog += len(rows)
         failpoint("intake.after-durable")
-        return [Receipt(f"raw_message/{key}") for key in keys]
+        return [Receipt(f"{_ROW}{key}") for key in keys]
 
     def _count(self, txn: Transaction) -> None:
         waiting = raw_messages.waiting_by_source(txn)
@@ -170,6 +212,11 @@ def _answer(waiting: _Waiting, answer: Receipt | BridgeError) -> None:
     """Tells whoever waits; where their loop is closed nobody does any more, and others must hear theirs."""
     with suppress(RuntimeError):
         waiting.loop.call_soon_threadsafe(_settled, waiting.done, answer)
+
+
+def _told(done: asyncio.Future[Settled], settled: Settled) -> None:
+    if not done.done():
+        done.set_result(settled)
 
 
 def _settled(done: asyncio.Future[Receipt], answer: Receipt | BridgeError) -> None:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from bridge.store.database import Transaction
 from bridge.store.dialect import LIMIT_CLAIMS, RELEASE_CLAIMS, Statement, claimed, constant, rows_parameter
-from bridge.store.rows import RawMessageRow
+from bridge.store.rows import RawMessageRow, RawState
 from bridge.store.schema import BIGINT, TEXT
 from bridge.store.schema import raw_message as t
 
@@ -55,6 +55,12 @@ _TRIED: Final = Statement(
 _GET: Final = Statement(
     sa.select(t).where(t.c.raw_key == sa.bindparam("key"), t.c.received_us == sa.bindparam("received"))
 )
+_SETTLED: Final = Statement(
+    sa.select(t.c.raw_key, t.c.state).where(
+        sa.tuple_(t.c.raw_key, t.c.received_us).in_(sa.select(_keys.c.raw_key, _keys.c.received_us)),
+        t.c.state != constant("waiting"),
+    )
+)
 _WAITING_BY_SOURCE: Final = Statement(
     sa.select(t.c.source, sa.func.count()).where(t.c.state == constant("waiting")).group_by(t.c.source)
 )
@@ -97,6 +103,11 @@ def hold_waiting(txn: Transaction, keys: Collection[tuple[int, int]]) -> set[int
     held = {row[0] for row in txn.execute(_HOLD, {"keys": set(keys)})}
     txn.change(_TRIED, {"keys": [key for key in keys if key[0] in held]})
     return held
+
+
+def settled(txn: Transaction, keys: Collection[tuple[int, int]]) -> dict[int, RawState]:
+    """The state of those of the (raw_key, received_us) that wait no longer, by raw key."""
+    return {key: RawState(state) for key, state in txn.execute(_SETTLED, {"keys": set(keys)})} if keys else {}
 
 
 def finish(txn: Transaction, rows: Sequence[tuple[int, int, str, str | None]]) -> None:

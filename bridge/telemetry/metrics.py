@@ -63,6 +63,7 @@ class Acknowledgement(StrEnum):
     """What a sender was told of a message."""
 
     ACCEPTED = "AA"
+    APPLICATION_ERROR = "AE"
     REJECTED = "AR"
     COMMIT_ACCEPTED = "CA"
     COMMIT_REJECTED = "CR"
