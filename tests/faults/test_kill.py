@@ -64,6 +64,12 @@ class Slot:
     deadline: float = 0.0
     planned: str | None = None
     kills: Counter[str] = field(default_factory=Counter)
+    begun: int = 0
+
+    @property
+    def progress(self) -> float:
+        """The share of its lives that have begun."""
+        return self.begun / (self.begun + len(self.lives)) if self.planned is not None or self.lives else 1.0
 
     def turn(self, rng: random.Random) -> bool:
         """Notes an end, ends what is due, begins the next life; answers whether one began."""
@@ -87,16 +93,20 @@ class Slot:
         # The trace shows that no offset was committed after the last database commit of a life.
         points = f"{self.planned},worker.after-offset-commit=trace" if BETWEEN in self.planned else self.planned
         self.role.begin(points)
+        self.begun += 1
         self.deadline = now + (rng.uniform(*self.moments) if self.planned == RANDOM else _PATIENCE_SECONDS)
         return True
 
 
-def campaign(slots: Sequence[Slot], rng: random.Random, more: Callable[[], None]) -> Counter[str]:
-    """Lives all lives; ``more`` brings the next part of the feed. Answers the kills by failpoint (RANDOM = by us)."""
+def campaign(slots: Sequence[Slot], rng: random.Random, more: Callable[[float], None]) -> Counter[str]:
+    """Lives all lives; ``more`` brings the next part of the feed, no further than the slot that is least far has come.
+
+    Answers the kills by failpoint (RANDOM = by us).
+    """
     asked = 0.0
     while sum(slot.turn(rng) for slot in slots) or any(slot.planned is not None for slot in slots):
         if time.monotonic() - asked > 0.7:
-            more()
+            more(min(slot.progress for slot in slots))
             asked = time.monotonic()
         time.sleep(0.02)
     return sum((slot.kills for slot in slots), Counter())
@@ -109,16 +119,16 @@ def killed_between(bridge: Bridge) -> int:
 
 
 class Portions:
-    """A feed handed out in portions: one for each time that is asked, so that it outlasts the campaign."""
+    """A feed handed out in portions, in step with the campaign: so that on a slow machine it outlasts it too."""
 
     def __init__(self, messages: Sequence[SynthMessage], portions: int) -> None:
         self.messages = messages
         self._size = max(1, len(messages) // portions)
         self.given = 0
 
-    def next(self) -> Sequence[SynthMessage]:
-        """The next portion; the last tenth is kept for the end."""
-        end = min(self.given + self._size, len(self.messages) * 9 // 10)
+    def next(self, progress: float) -> Sequence[SynthMessage]:
+        """The next portion, up to that share of the feed; the last tenth is kept for the end."""
+        end = min(self.given + self._size, int(len(self.messages) * 0.9 * progress))
         part = self.messages[self.given : end]
         self.given = max(end, self.given)
         return part
@@ -171,7 +181,7 @@ def on_kafka(messages: int, times: int, tmp_path: Path, kafka: Kafka, postgres: 
         Slot(harassed.role("anchor"), anchor_lives, (3, 6)),
     ]
     portions = Portions(feed(messages), 10 + 5 * len(lives) // 2)
-    kills = campaign(slots, rng, lambda: topics.send(portions.next()))
+    kills = campaign(slots, rng, lambda progress: topics.send(portions.next(progress)))
     with harassed.database() as database:
         meanwhile = received(database)
     topics.send(portions.rest())
@@ -260,8 +270,8 @@ def embedded(messages: int, times: int, tmp_path: Path) -> None:
     portions = Portions(feed(messages), 110 * times)
     hospitals = Hospitals(portions.messages, ports)
 
-    def more() -> None:
-        portions.next()
+    def more(progress: float) -> None:
+        portions.next(progress)
         hospitals.allow(portions.given)
 
     slot = Slot(harassed.role("up"), embedded_lives(rng, times), (2.5, 5))
