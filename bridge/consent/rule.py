@@ -81,7 +81,8 @@ class Rule:
     Attributes:
         status: active, inactive or revoked.
         patient: ``Patient/id``.
-        custodian: ``Consent.organization`` as ``Type/id`` or ``system|value``; ``""`` without one.
+        custodian: ``Consent.organization`` as ``Type/id`` or ``system|value``; ``""`` without one, or with
+            several, of whom none speaks for the others.
         base: what policyRule says outside the root provision's conditions; None without one.
         root: the root provision.
         needs_body: some provision looks into the resource.
@@ -183,7 +184,8 @@ def _base(resource: Mapping[str, Json]) -> bool | None:
 
 
 def _custodian(resource: Mapping[str, Json]) -> str:
-    names = [name for item in _list(resource, "organization") for name in _names(item)]
+    organizations = _list(resource, "organization")
+    names = _names(organizations[0]) if len(organizations) == 1 else []
     return names[0] if names else ""
 
 

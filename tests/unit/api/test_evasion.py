@@ -342,6 +342,15 @@ def test_an_officer_writes_for_patients_of_the_own_sites_only(exchange):
     assert exchange.access_records()[-1]["decision"] == "deny"
 
 
+def test_an_officer_writes_in_nobody_elses_name(exchange):
+    """A Consent of several custodians is written by none of their officers alone, whichever is named first."""
+    names = [{"reference": "Organization/a"}, {"reference": "Organization/b"}]
+    for organizations in (names, names[::-1]):
+        response = exchange.post_consent(permit("p1", "deny", organization=organizations), token=mint("officer"))
+        assert (response.status_code, "consent-not-authorised" in response.text) == (403, True)
+    assert exchange.post_consent(permit("p1", "deny", organization=names), token=PORTAL).status_code == 201
+
+
 def test_an_officer_writes_for_whoever_surely_has_a_record_there(exchange):
     """The person counts: a certain link to a record of the own site suffices, a possible one does not."""
     exchange.seed.site = "b"
