@@ -82,9 +82,14 @@ def load_rules(root: Path, overlays: Sequence[Path] = (), *, watched: Callable[[
 
 
 def mapping_files(root: Path, overlays: Sequence[Path] = ()) -> dict[str, dict[str, Path]]:
-    """The files of each kind by name; what was made from the official guide has names that begin with ``guide/``."""
+    """The files of each kind by name; what was made from the official guide has names that begin with ``guide/``.
+
+    An overlay's file takes the place of the file of the same path; its table also that of the guide's table of the same name.
+    """
     found: dict[str, dict[str, Path]] = {kind: {} for kind in ("messages", "segments", "datatypes", "tables")}
     for base in (root, *reversed(overlays)):
+        for path in (base / _HL7V2 / "tables").glob("*.yaml"):
+            found["tables"].pop(_GUIDE + path.stem, None)
         for kind, files in found.items():
             for prefix in (_GUIDE, ""):
                 for path in sorted((base / _HL7V2 / prefix / kind).glob("*.yaml")):

@@ -149,11 +149,12 @@ def test_an_empty_directory_is_no_mapping(tmp_path):
     assert raised.value.code == "mapping-root-empty"
 
 
-def test_the_first_overlay_that_has_a_file_wins(root, tmp_path_factory):
+@pytest.mark.parametrize("tables", ["hl7v2/tables", "hl7v2/guide/tables"])
+def test_the_first_overlay_that_has_a_file_wins(root, tmp_path_factory, tables):
     """An engineer changes a rule in a directory of their own; nothing else changes."""
     overlays = [tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")]
     for overlay, code in zip(overlays, ("male", "other"), strict=True):
-        folder = overlay / "hl7v2" / "guide" / "tables"
+        folder = overlay / tables
         folder.mkdir(parents=True)
         (folder / "AdministrativeSex.yaml").write_text(
             f"table: AdministrativeSex\ncodes: {{Q: {code}}}\n", encoding="utf-8"
