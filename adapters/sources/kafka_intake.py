@@ -12,10 +12,11 @@ from pydantic import Field
 
 from adapters.sources.kafka_client import KafkaConnection, closed_error, explained
 from bridge.config.adapters import AdapterSpec
-from bridge.errors import Busy, Incorrect
+from bridge.errors import BridgeError, Busy, Incorrect, Unavailable
 from bridge.pipeline.ports import ContentKind, RawMessage, Receipt
 
 _METADATA_SECONDS: Final = 5.0
+_BEYOND_SECONDS: Final = 1.0  # after which the producer itself should have given up
 _CONTENT_TYPES = {ContentKind.HL7V2: b"x-application/hl7-v2+er7", ContentKind.FHIR_JSON: b"application/fhir+json"}
 
 
@@ -93,10 +94,26 @@ class KafkaIntake:
 
             sent.add_callback(acknowledged)
             sent.add_errback(failed)
-            return await done
+            return await self._delivered(done, producer)
         finally:
             self._waiting -= 1
             self._waiting_bytes -= size
+
+    async def _delivered(self, done: asyncio.Future[Receipt], producer: Any) -> Receipt:
+        """Waits for a delivery, and parts with a producer that fails it: the next message opens another.
+
+        After a batch has expired kafka-python's idempotent producer may wait for a producer id for ever, and then expires no
+        batch any more. What still waits in it fails, and is sent again by its senders.
+        """
+        settings = self._settings
+        try:
+            async with asyncio.timeout(settings.delivery_timeout_seconds + _BEYOND_SECONDS):
+                return await done
+        except (TimeoutError, Unavailable) as error:
+            if self._producer is producer:
+                self._producer = None
+                asyncio.get_running_loop().run_in_executor(None, lambda: producer.close(timeout=0))
+            raise _refusal(error, settings.topic) from None
 
     def _admit(self, size: int) -> None:
         settings = self._settings
@@ -151,6 +168,8 @@ def _knows(producer: Any, topic: str) -> bool:
 
 
 def _refusal(error: Exception, topic: str) -> Exception:
+    if isinstance(error, BridgeError):
+        return error
     if isinstance(error, kafka_errors.MessageSizeTooLargeError | kafka_errors.RecordListTooLargeError):
         return Incorrect(
             "message-too-large",

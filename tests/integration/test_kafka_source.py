@@ -154,7 +154,7 @@ async def told(port: int, content: bytes) -> bytes:
 @pytest.mark.parametrize("trouble", ["never-reached", "hanging", "no-such-topic", "topic-deleted"])
 def test_an_intake_in_trouble_holds_up_no_other_connection(kafka: Kafka, trouble: str) -> None:
     """While one message waits for the brokers, others are answered; in the end its connection closes without a word."""
-    message = b"MSH|^~\\&|LAB|NORTH|EHR|SOUTH|2026||ADT^A08|1|P|2.5.1\r"
+    first, message = (b"MSH|^~\\&|LAB|NORTH|EHR|SOUTH|2026||ADT^A08|%d|P|2.5.1\r" % number for number in (1, 2))
     topic = "no-such-topic" if trouble == "no-such-topic" else kafka.create_topic()
     settings = {"topic": topic, "delivery_timeout_seconds": 2, "connect_timeout_seconds": 2}
     intake = KafkaIntake("out", KafkaIntakeSettings(bootstrap_servers=(kafka.bootstrap,), **settings))
@@ -164,7 +164,7 @@ def test_an_intake_in_trouble_holds_up_no_other_connection(kafka: Kafka, trouble
         task = asyncio.create_task(listener.run(intake, stop))
         port = await listener.listening()
         if trouble in ("hanging", "topic-deleted"):
-            assert b"|AA|" in await told(port, message)
+            assert b"|AA|" in await told(port, first)
         if trouble == "topic-deleted":
             kafka.delete_topic(topic)
             while intake._producer._metadata.partitions_for_topic(topic) is not None:
