@@ -20,9 +20,12 @@ def free_ports() -> dict[str, int]:
 
 
 def mllp_listeners(ports: Mapping[str, int]) -> dict[str, Any]:
-    """The section ``listeners`` with a port for each site."""
+    """The section ``listeners`` with a port for each site; a message that comes twice reaches the store twice."""
     return {
-        "listeners": [{"name": site, "adapter": "mllp", "site": site, "port": port} for site, port in ports.items()]
+        "listeners": [
+            {"name": site, "adapter": "mllp", "site": site, "port": port, "repeats": {"answer_again_seconds": 0}}
+            for site, port in ports.items()
+        ]
     }
 
 
