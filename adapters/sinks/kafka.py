@@ -11,7 +11,7 @@ from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 from pydantic import Field
 
-from adapters.sources.kafka_client import KafkaConnection, closed_error, explained
+from adapters.sources.kafka_client import KafkaConnection, closed_error, explained, let_go
 from bridge.config.adapters import AdapterSpec
 from bridge.errors import BridgeError
 from bridge.pipeline.ports import Answer, Delivery, DeliveryKind, DeliveryState
@@ -148,7 +148,7 @@ class KafkaSink:
     def _abandon(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            producer.close(timeout=0)
+            let_go(producer, 0)
 
 
 def _message(delivery: Delivery) -> tuple[bytes, list[tuple[str, bytes]]]:

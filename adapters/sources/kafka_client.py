@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,6 +77,22 @@ class KafkaConnection(BaseModel):
                 "sasl_plain_password": self.sasl.password.resolve(),
             }
         return arguments
+
+
+_ENDING_SECONDS = 2.0
+
+
+def let_go(producer: Any, timeout_seconds: float) -> None:
+    """Closes a producer; whatever has no acknowledgement after ``timeout_seconds`` fails and is not sent any more.
+
+    ``KafkaProducer.close`` alone gives up where messages still wait, and leaves its thread to send them whenever it can.
+    """
+    try:
+        producer.close(timeout=timeout_seconds)
+    except kafka_errors.KafkaError:
+        producer._sender.force_close()  # noqa: SLF001 - the public way there begins with waiting for the messages
+        with suppress(kafka_errors.KafkaError):
+            producer.close(timeout=_ENDING_SECONDS)
 
 
 # kafka-python reports every failed start as "Unable to bootstrap"; the cause is only in the log of these loggers.

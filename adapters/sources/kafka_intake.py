@@ -10,7 +10,7 @@ from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 from pydantic import Field
 
-from adapters.sources.kafka_client import KafkaConnection, closed_error, explained
+from adapters.sources.kafka_client import KafkaConnection, closed_error, explained, let_go
 from bridge.config.adapters import AdapterSpec
 from bridge.errors import BridgeError, Busy, Incorrect, Unavailable
 from bridge.pipeline.ports import ContentKind, RawMessage, Receipt
@@ -112,7 +112,7 @@ class KafkaIntake:
         except (TimeoutError, Unavailable) as error:
             if self._producer is producer:
                 self._producer = None
-                asyncio.get_running_loop().run_in_executor(None, lambda: producer.close(timeout=0))
+                asyncio.get_running_loop().run_in_executor(None, let_go, producer, 0)
             raise _refusal(error, settings.topic) from None
 
     def _admit(self, size: int) -> None:
@@ -139,32 +139,45 @@ class KafkaIntake:
         with self._lock:
             producer, self._producer, self._preparing = self._producer, None, None
             if producer is not None:
-                producer.close(timeout=self._settings.delivery_timeout_seconds)
+                let_go(producer, self._settings.delivery_timeout_seconds)
 
     def _prepare(self) -> Any:
         """Opens the producer, if it is not, and waits until it knows the topic's partitions. Blocks."""
         settings = self._settings
+        try:
+            with self._lock, explained(f"write topic {settings.topic}"):
+                producer = self._producer  # the loop may part with it meanwhile
+                if producer is None:
+                    producer = self._producer = self._opened()
+                producer.partitions_for(settings.topic)
+        except Incorrect as error:
+            raise _for_now(error) from error
+        return producer
+
+    def _opened(self) -> Any:
+        settings = self._settings
         timeout_ms = int(settings.delivery_timeout_seconds * 1000)
-        with self._lock, explained(f"write topic {settings.topic}"):
-            if self._producer is None:
-                self._producer = KafkaProducer(
-                    acks="all",
-                    enable_idempotence=True,
-                    linger_ms=settings.linger_milliseconds,
-                    batch_size=131_072,
-                    delivery_timeout_ms=timeout_ms,
-                    request_timeout_ms=max(1000, timeout_ms - settings.linger_milliseconds - 1),
-                    max_block_ms=int(_METADATA_SECONDS * 1000),
-                    max_request_size=settings.max_message_bytes + 65_536,
-                    **settings.client_arguments(),
-                )
-            self._producer.partitions_for(settings.topic)
-        return self._producer
+        return KafkaProducer(
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=settings.linger_milliseconds,
+            batch_size=131_072,
+            delivery_timeout_ms=timeout_ms,
+            request_timeout_ms=max(1000, timeout_ms - settings.linger_milliseconds - 1),
+            max_block_ms=int(_METADATA_SECONDS * 1000),
+            max_request_size=settings.max_message_bytes + 65_536,
+            **settings.client_arguments(),
+        )
 
 
 def _knows(producer: Any, topic: str) -> bool:
     """Whether ``send`` would not wait for metadata; the public ``partitions_for`` waits for it itself."""
     return producer._metadata.partitions_for_topic(topic) is not None  # noqa: SLF001
+
+
+def _for_now(error: BridgeError) -> BridgeError:
+    """What is wrong with our own settings or secrets is no fault of a message: its sender must send it again."""
+    return Unavailable(error.code, error.message, remedy=error.remedy) if isinstance(error, Incorrect) else error
 
 
 def _refusal(error: Exception, topic: str) -> Exception:
@@ -176,7 +189,7 @@ def _refusal(error: Exception, topic: str) -> Exception:
             "The brokers do not take a message of this size.",
             remedy="Raise message.max.bytes of the topic.",
         )
-    return closed_error(error, f"write topic {topic}")
+    return _for_now(closed_error(error, f"write topic {topic}"))
 
 
 adapter = AdapterSpec(name="kafka", settings=KafkaIntakeSettings, build=KafkaIntake)
