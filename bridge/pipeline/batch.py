@@ -272,25 +272,28 @@ class Batcher:
             return [Verdict(item, Outcome.DEAD, culprit, Stage.STORE) for item in part]
         known = message_seen.known(txn, [item.prepared.seen for item in part if item.prepared.seen])
         fresh: list[tuple[int, Change]] = []
-        claimed: set[SeenKey] = set(known)
+        first: dict[SeenKey, int] = {}
+        again: list[tuple[int, int]] = []  # of the same message: number of the later one, of the first one
         for number, item in enumerate(part):
             prepared = item.prepared
             if prepared.error is not None:
                 verdicts[number] = Verdict(item, Outcome.DEAD, prepared.error, prepared.stage)
             elif prepared.conversion is None:
                 verdicts[number] = Verdict(item, Outcome.FILTERED)
-            elif prepared.seen in claimed:
+            elif prepared.seen in known:
                 verdicts[number] = Verdict(item, Outcome.DUPLICATE)
+            elif prepared.seen in first:
+                again.append((number, first[prepared.seen]))
             else:
                 if prepared.seen is not None:
-                    claimed.add(prepared.seen)
+                    first[prepared.seen] = number
                 fresh.append((number, Change(prepared.conversion, prepared.site.site, raw_keys[number])))
         outcomes = self._recorder.record(txn, [change for _, change in fresh]) if fresh else []
-        for (number, _), outcome in zip(fresh, outcomes, strict=True):
-            if isinstance(outcome, BridgeError):
-                verdicts[number] = Verdict(part[number], Outcome.DEAD, outcome)
-            else:
-                verdicts[number] = Verdict(part[number], outcome)
+        recorded = {number: outcome for (number, _), outcome in zip(fresh, outcomes, strict=True)}
+        for number, before in again:  # of what had no effect it is no duplicate
+            recorded[number] = recorded[before] if isinstance(recorded[before], BridgeError) else Outcome.DUPLICATE
+        for number, outcome in recorded.items():
+            verdicts[number] = _recorded(part[number], outcome)
         return [verdict for verdict in verdicts if verdict is not None]
 
     def _write(
@@ -366,6 +369,10 @@ class Batcher:
                 words = "A consent that could not be read names no patient, or not all, or too many; intake waits."
                 alarms.raise_alarm(txn, CONSENT_ALARM, prepared.raw.source, words)
                 source_control.pause(txn, prepared.raw.source, CONSENT_ALARM)
+
+
+def _recorded(item: Item, outcome: Outcome | BridgeError) -> Verdict:
+    return Verdict(item, Outcome.DEAD, outcome) if isinstance(outcome, BridgeError) else Verdict(item, outcome)
 
 
 def lock_keys(prepared: Prepared) -> int:

@@ -106,6 +106,19 @@ def test_a_message_that_breaks_the_code_kills_itself_alone(hospital: Hospital, m
     assert (dead["stage"], dead["code"], dead["category"]) == (Stage.RECORD, "apply-failed", "fault")
 
 
+def test_the_same_message_twice_in_a_batch_dies_twice(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repetition of what had no effect is no duplicate: whoever sent it would hear that the first one had its effect."""
+
+    def broken(*_: Any) -> str:
+        raise RuntimeError
+
+    monkeypatch.setattr(work, "mint", broken)
+    again = hl7("ADT^A04", pid(), pv1(), control="C1")
+
+    assert outcomes(hospital.feed(again, again)) == [Outcome.DEAD, Outcome.DEAD]
+    assert_adds_up(hospital)
+
+
 def test_a_record_whose_key_was_erased_kills_its_message_alone(hospital: Hospital) -> None:
     """Nothing can be recorded for it any more; the others of the batch are none the worse."""
     hospital.feed(hl7("ADT^A04", pid(f"{BAD}^^^NORTH^MR"), pv1("V-erased"), at="20240101120000"))
