@@ -19,7 +19,7 @@ import structlog
 
 from bridge.errors import BridgeError, Conflict, NotFound
 from bridge.fhir.json import loads_stored
-from bridge.fhir.references import parse_reference
+from bridge.fhir.references import parse_reference, patients_of
 from bridge.pipeline.ports import Answer, Delivery, DeliveryKind, DeliveryState, Sink
 from bridge.record import deliveries
 from bridge.record.deliveries import EventDue, Route, VersionDue
@@ -42,6 +42,12 @@ _MEASURE_SECONDS: Final = 5.0
 _RESTRICTED_SECONDS: Final = 30.0
 _FIRST_PAUSE_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 60.0
+
+
+_PATIENT: Final = b"Patient/"
+
+_Due = Sequence[tuple[OutboxRow, deliveries.Due]]
+_Versions = Mapping[tuple[int, int], VersionRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +115,11 @@ class Dispatcher:
             return 0
         with self._database.transaction(read_only=True) as txn:
             rows, behind = outbox.due(txn, self._route.destination, _BATCH)
-            withheld = self._restricted(txn, rows)
-            told = self._told(txn, [row for row in rows if row.key not in withheld])
+            due = [(row, deliveries.decode(row.payload)) for row in rows]
+            places = [(d.resource_key, d.version, d.at_us) for _, d in due if isinstance(d, VersionDue)]
+            versions = resources.versions(txn, places)
+            withheld = self._restricted(txn, due, versions)
+            told = self._told(txn, [each for each in due if each[0].key not in withheld], versions)
         if not rows and not behind:
             return 0
         known = [(row, delivery) for row, delivery in told if delivery is not None]
@@ -169,12 +178,12 @@ class Dispatcher:
         else:
             metrics.mark(age, standing.oldest_us)
 
-    def _restricted(self, txn: Transaction, rows: Sequence[OutboxRow]) -> set[str]:
-        """Keys whose patient, or another record of the same person, is restricted."""
+    def _restricted(self, txn: Transaction, due: _Due, versions: _Versions) -> set[str]:
+        """Keys under which something is of a patient who, or another record of whose person, is restricted."""
         if not self._conduct.withhold_restricted:
             return set()
-        patients = {row.key: due.patient for row in rows if (due := deliveries.decode(row.payload)).patient is not None}
-        everyone = {patient for patient in patients.values() if patient is not None}
+        patients = _patients(txn, due, versions)
+        everyone = set[int]().union(*patients.values())
         links = persons.links(txn, everyone)
         members = persons.members(txn, {link.person_key for link in links.values()})
         kin = {
@@ -182,17 +191,11 @@ class Dispatcher:
             for patient in everyone
         }
         closed = restrictions.open_for(txn, everyone.union(*kin.values()))
-        return {
-            key
-            for key, patient in patients.items()
-            if patient is not None and any(closed[record] for record in {patient, *kin[patient]})
-        }
+        shut = {patient for patient in everyone if any(closed[record] for record in {patient, *kin[patient]})}
+        return {key for key, of in patients.items() if not of.isdisjoint(shut)}
 
-    def _told(self, txn: Transaction, rows: Sequence[OutboxRow]) -> list[tuple[OutboxRow, Delivery | None]]:
+    def _told(self, txn: Transaction, due: _Due, versions: _Versions) -> list[tuple[OutboxRow, Delivery | None]]:
         """Each row with what it stands for; None where that is no longer there (erased since)."""
-        due = [(row, deliveries.decode(row.payload)) for row in rows]
-        places = [(d.resource_key, d.version, d.at_us) for _, d in due if isinstance(d, VersionDue)]
-        versions = resources.versions(txn, places)
         references = _References(txn, self._route, versions) if self._sink.links else None
         told: list[tuple[OutboxRow, Delivery | None]] = []
         for row, item in due:
@@ -276,6 +279,23 @@ class Dispatcher:
             act()
         except BridgeError as error:
             _log.info("sink-not-measured", code=error.code)
+
+
+def _patients(txn: Transaction, due: _Due, versions: _Versions) -> dict[str, set[int]]:
+    """The patients in whose compartments anything under each key is: the one it goes under, and others named beside."""
+    patients: dict[str, set[int]] = {}
+    beside: dict[str, set[tuple[str, str]]] = {}
+    for row, item in due:
+        if item.patient is not None:
+            patients.setdefault(row.key, set()).add(item.patient)
+        version = versions.get((item.resource_key, item.version)) if isinstance(item, VersionDue) else None
+        if version is not None and not version.deleted and version.body.count(_PATIENT) > 1:
+            named = (parse_reference(text) for text in patients_of(loads_stored(version.body)))
+            beside.setdefault(row.key, set()).update((each.type, each.id) for each in named if each is not None)
+    known = resources.load_by_id(txn, set[tuple[str, str]]().union(*beside.values()))
+    for key, names in beside.items():
+        patients.setdefault(key, set()).update(known[name].resource_key for name in names if name in known)
+    return patients
 
 
 class _References:

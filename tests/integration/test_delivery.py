@@ -22,7 +22,7 @@ from bridge.store.database import open_database
 from bridge.store.rows import Outcome
 from bridge.telemetry import failpoints, metrics
 from bridge.telemetry.stop import Stop
-from tests.integration.hospital import KEYS, ORIGIN, Hospital, hl7, model, obr, obx, outcomes, pid, pv1
+from tests.integration.hospital import KEYS, ORIGIN, Hospital, codes, hl7, model, obr, obx, outcomes, pid, pv1
 from tests.stores import store_url
 
 __all__ = ["store_url"]
@@ -451,6 +451,33 @@ def test_a_restriction_of_another_record_of_the_person_counts(scene):
     scene.deliver()
 
     assert scene.sink.told("Patient") == []
+
+
+def test_what_is_of_two_patients_waits_for_either(scene):
+    """A child's coverage names the parent who holds it; it is in both compartments."""
+    patients = [
+        {
+            "resourceType": "Patient",
+            "id": name,
+            "identifier": [{"system": "http://north.example/mrn", "value": name}],
+        }
+        for name in ("child", "parent")
+    ]
+    coverage = {
+        "resourceType": "Coverage",
+        "id": "cover",
+        "identifier": [{"system": "http://north.example/coverage", "value": "7"}],
+        "status": "active",
+        "beneficiary": {"reference": "Patient/child"},
+        "policyHolder": {"reference": "Patient/parent"},
+        "payor": [{"display": "Fund"}],
+    }
+    entries = [{"resource": resource} for resource in (*patients, coverage)]
+    assert codes(scene.hospital.feed({"resourceType": "Bundle", "type": "collection", "entry": entries})) == []
+    scene.restrict(scene.hospital.patient("parent"))
+    scene.deliver()
+
+    assert scene.sink.told("Coverage") == []
 
 
 def test_a_sink_may_be_given_restricted_patients(scene):
