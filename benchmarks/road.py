@@ -293,7 +293,10 @@ def measure(messages: int, rated_seconds: float) -> dict[str, Any]:
         "stage_us_per_message": stages,
         "budget_us": BUDGET_US,
         "half_rate": {"messages": len(rated), "rate": round(rate / 2, 1), **latency},
-        "worker_memory_mib": {"first": memory[:3], "last": memory[-3:], "max": max(memory)},
+        "worker_memory_mib": {
+            "by_tenth_of_the_run": [memory[len(memory) * n // 10] for n in range(10)],
+            "max": max(memory),
+        },
         "leaves": leaves,
         "anchors": {"number": anchored[0], "size": anchored[1]},
         "totals": dict(zip(("received", "stored", "filtered", "duplicate", "dead"), map(int, totals), strict=True)),

@@ -24,21 +24,21 @@ from bridge.telemetry.stop import Stop
 from tests.integration.hospital import KEYS, Hospital
 from tests.services.kafka import Kafka
 
-pytestmark = [pytest.mark.ci, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+pytestmark = pytest.mark.ci
 
 SENDERS, EACH, HOSTILE = 500, 10, 20
 OUTAGE_SECONDS = 30
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def collected() -> Iterator[None]:
     """Collects the sockets that kafka-python loses with a broker here, where that is forgiven; kept log records would hold them."""
     logger = logging.getLogger("kafka")
-    before = logger.level
+    before, others = logger.level, set(threading.enumerate())
     logger.setLevel(logging.CRITICAL + 1)
     yield
     for thread in threading.enumerate():
-        if "kafka" in thread.name:
+        if "kafka" in thread.name and thread not in others:
             thread.join(20)
     logger.setLevel(before)
     gc.collect()
@@ -99,6 +99,8 @@ def test_500_senders_at_once_are_each_answered_once_durable(hospital: Hospital) 
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("collected")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_sender_that_skips_after_an_error_loses_nothing_while_the_broker_is_down(kafka: Kafka) -> None:
     """It goes on to the next message after any answer but AA, as many do, and sends again only where it hears nothing. The
     broker is killed in the middle of its feed and is away for half a minute: every message is in the topic.
