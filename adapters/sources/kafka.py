@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
@@ -27,6 +28,7 @@ _LOST_MEMBERSHIP: Final = (
 
 _FETCH_BYTES: Final = 2**20
 _RANGE_MS: Final = 5000
+_COMMIT_MS: Final = 5000  # only lag tools want it, and a stop waits for it
 _KINDS: Final = {
     b"x-application/hl7-v2+er7": ContentKind.HL7V2,
     b"application/hl7-v2": ContentKind.HL7V2,
@@ -158,7 +160,7 @@ class KafkaSource:
         if not offsets:
             return
         try:
-            consumer.commit(offsets)
+            consumer.commit(offsets, timeout_ms=_COMMIT_MS)
         except _LOST_MEMBERSHIP:
             return
         except kafka_errors.KafkaError as error:
@@ -186,7 +188,8 @@ class KafkaSource:
         self._rebalances = []
         self._member = ""
         if consumer is not None:
-            consumer.close(autocommit=False, timeout_ms=5000)
+            with suppress(kafka_errors.KafkaError):  # then the group finds out by itself
+                consumer.close(autocommit=False, timeout_ms=5000)
 
     def _opened(self) -> Any:
         if self._consumer is None:

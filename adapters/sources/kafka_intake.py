@@ -17,6 +17,7 @@ from bridge.pipeline.ports import ContentKind, RawMessage, Receipt
 
 _METADATA_SECONDS: Final = 5.0
 _BEYOND_SECONDS: Final = 1.0  # after which the producer itself should have given up
+_CLOSING_SECONDS: Final = 3.0  # nobody is told any more what becomes of a message
 _CONTENT_TYPES = {ContentKind.HL7V2: b"x-application/hl7-v2+er7", ContentKind.FHIR_JSON: b"application/fhir+json"}
 
 
@@ -135,11 +136,11 @@ class KafkaIntake:
         return await asyncio.shield(self._preparing)
 
     def close(self) -> None:
-        """Sends what waits and closes the producer."""
+        """Closes the producer; what waits has a moment to be sent, and none of it was acknowledged."""
         with self._lock:
             producer, self._producer, self._preparing = self._producer, None, None
             if producer is not None:
-                let_go(producer, self._settings.delivery_timeout_seconds)
+                let_go(producer, min(_CLOSING_SECONDS, self._settings.delivery_timeout_seconds))
 
     def _prepare(self) -> Any:
         """Opens the producer, if it is not, and waits until it knows the topic's partitions. Blocks."""

@@ -1,4 +1,4 @@
-"""What the Kafka intake and the Kafka sink do with a producer whose brokers are away."""
+"""What the Kafka intake, source and sink do with a client whose brokers are away."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 
 from adapters.sinks.kafka import KafkaSink, KafkaSinkSettings
+from adapters.sources.kafka import KafkaSource, KafkaSourceSettings
 from adapters.sources.kafka_client import let_go
 from adapters.sources.kafka_intake import KafkaIntake, KafkaIntakeSettings
 from bridge.errors import Unavailable
-from bridge.pipeline.ports import RawMessage
+from bridge.pipeline.ports import Partition, RawMessage
 
 # A client that never reached a broker leaves its sockets to the garbage collector; that is kafka-python's to mend.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -68,6 +69,39 @@ def test_a_sink_closes_while_messages_wait() -> None:
 
         producer._sender.join(10)
         assert not producer._sender.is_alive()
+
+
+def test_an_intake_closes_without_brokers() -> None:
+    """A stop is not held up by messages whose senders are gone, however long they might be waited for before."""
+    made = KafkaIntakeSettings(bootstrap_servers=(NOWHERE,), topic="adt", delivery_timeout_seconds=3600)
+    intake = KafkaIntake("out", made)
+    with unreachable() as producer:
+        intake._producer = producer
+        producer.send("adt", b"MSH")
+
+        intake.close()
+
+        producer._sender.join(10)
+        assert not producer._sender.is_alive()
+
+
+def test_a_source_is_left_whatever_its_brokers_do() -> None:
+    """Telling lag tools has a limit, and leaving a group that does not answer ends no worker."""
+
+    class Consumer:
+        def commit(self, _offsets: object, *, timeout_ms: int | None = None) -> None:
+            raise kafka_errors.KafkaTimeoutError if timeout_ms else AssertionError("waits as long as it takes")
+
+        def close(self, **_: object) -> None:
+            raise kafka_errors.KafkaTimeoutError
+
+    source = KafkaSource("adt", KafkaSourceSettings(bootstrap_servers=(NOWHERE,), topic="adt"))
+    partition = Partition("adt", "t", 0)
+    source._consumer, source._owned = Consumer(), {TopicPartition("adt", 0): partition}
+
+    with pytest.raises(Unavailable):
+        source.commit({partition: 7})
+    source.close()
 
 
 def test_a_secret_that_is_not_there_is_no_refusal_of_a_message() -> None:
