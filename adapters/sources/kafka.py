@@ -113,6 +113,7 @@ class KafkaSource:
             records, moved = self._pulled(consumer, max_messages, int(timeout_seconds * 1000))
         except _LOST_MEMBERSHIP:
             self._lose(list(self._owned))
+            self._member = ""  # the client may yet be a member, and says nothing of partitions that it has kept
             return ()
         except kafka_errors.KafkaError as error:
             raise closed_error(error, f"read topic {self._settings.topic}") from error
