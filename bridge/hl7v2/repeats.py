@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from bridge.hl7v2.acknowledge import AckCode, Asked
+
+_LONGEST: Final = 2048  # of a name and an answer together; real ones have some 300 characters
 
 SenderKey: TypeAlias = tuple[str, str, str]
 """Sending application, sending facility and control id, as written."""
@@ -69,7 +71,9 @@ class Repeats:
         return found is not None and found.digest != digest
 
     def keep(self, key: SenderKey, answered: Answered) -> None:
-        """Remembers an accepted message, and forgets the oldest beyond the limit."""
+        """Remembers an accepted message, and forgets the oldest beyond the limit; one with a huge header is taken anew."""
+        if sum(map(len, key)) + len(answered.answer) > _LONGEST:
+            return
         answers = self._answered
         answers[key] = answered
         answers.move_to_end(key)

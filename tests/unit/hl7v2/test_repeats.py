@@ -44,6 +44,17 @@ def test_the_oldest_are_forgotten():
     assert none.same(KEY, ONE, 1) is None
 
 
+def test_a_huge_header_is_not_remembered():
+    """What is remembered has a bound in bytes, whatever senders write into their headers and have echoed."""
+    repeats = Repeats(10, 60)
+    named = ("LAB", "NORTH", "1" * 3000)
+    repeats.keep(named, answered(ONE))
+    repeats.keep(KEY, Answered(ONE, 0, AckCode.ACCEPT, b"x" * 3000))
+
+    assert repeats.same(named, ONE, 1) is None
+    assert repeats.same(KEY, ONE, 1) is None
+
+
 def test_a_message_without_control_id_has_no_name():
     """Nor has one whose header can't be read; each is taken anew."""
     assert sender_key(read_asked(b"MSH|^~\\&|LAB|NORTH|C|D|2026||ADT^A01|1|P|2.5")) == KEY
