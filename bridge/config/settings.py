@@ -82,7 +82,8 @@ class Store(SettingsModel):
 
     url: Annotated[str, AfterValidator(_database)] = Field(
         description="`sqlite:///PATH` (embedded; a relative path starts from the configuration file's folder, an absolute "
-        "one has four slashes) or `postgresql://USER@HOST:PORT/DATABASE?sslmode=verify-full`.",
+        "one has four slashes) or `postgresql://USER@HOST:PORT/DATABASE?sslmode=verify-full`, "
+        "reached directly: a pooler that gives out single transactions (PgBouncer's transaction mode) breaks what sessions hold.",
         examples=["sqlite:///bridge.db", "postgresql://bridge@db.internal:5432/bridge?sslmode=verify-full"],
     )
     password: SecretRef | None = Field(default=None, description="Password of the database user.")
