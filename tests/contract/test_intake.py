@@ -6,7 +6,6 @@ Registered intakes: the embedded queue (both stores), another system's MLLP port
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -96,12 +95,19 @@ class Elsewhere:
     def __init__(self) -> None:
         self.kept: list[bytes] = []
         self.broken = False
+        self.port = 0
         self._stop = Stop()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
-        self._listener = MllpListener("elsewhere", MllpSettings(host="127.0.0.1", port=self.port))
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._listener.run(self, self._stop)))
+        self._listens = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self._thread.start()
+        assert self._listens.wait(30)
+
+    async def _run(self) -> None:
+        listener = MllpListener("elsewhere", MllpSettings(port=0))
+        running = asyncio.create_task(listener.run(self, self._stop))
+        self.port = await listener.listening()
+        self._listens.set()
+        await running
 
     async def accept(self, raw: RawMessage) -> Receipt:
         if self.broken:
